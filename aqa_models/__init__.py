@@ -1,0 +1,1 @@
+"""Models, skeletons and metrics in plain PyTorch: tensors in, tensors out; no files, no Ray."""

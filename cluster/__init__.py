@@ -1,0 +1,1 @@
+"""Where the work runs: connecting to Ray and submitting jobs. No science."""

@@ -1,0 +1,1 @@
+"""Built-in data: rendered athletes with known joints, transitions and scores."""

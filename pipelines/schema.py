@@ -1,0 +1,92 @@
+"""Arrow schema of every table: column, type, unit and meaning.
+
+Only plain Arrow types: pyarrow, pandas, polars, DuckDB and Ray Data all read them. Tensors are
+flat `list<float32>` columns, row-major, with their shape in explicit columns.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+def _column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=not required, metadata={"meaning": meaning})
+
+
+_STRING, _DOUBLE, _FLOATS = pa.string(), pa.float64(), pa.list_(pa.float32())
+
+# The contract for a user's own data: only `uri` is required of a manifest.
+CLIPS = pa.schema(
+    [
+        _column("clip_id", _STRING, "unique name of the clip; default: made from uri and range", required=True),
+        _column("uri", _STRING, "video file or source of the keypoints", required=True),
+        _column("start_s", _DOUBLE, "first second of the scored span, from the start of the file; empty = 0"),
+        _column("end_s", _DOUBLE, "end of the scored span in seconds, exclusive; empty = end of the file"),
+        _column("dataset", _STRING, "name of the data set the clip belongs to"),
+        _column("action_type", _STRING, "what was performed: dive number (407c) or exercise (Es5)"),
+        _column("score", _DOUBLE, "judged score, in the data set's own points; empty = unlabelled"),
+        _column("difficulty", _DOUBLE, "degree of difficulty"),
+        _column("judge_scores", pa.list_(_DOUBLE), "scores of the single judges"),
+        _column("subject_id", _STRING, "the person performing; subjects never cross splits"),
+        _column("group", _STRING, "group of the subject, e.g. control, Parkinson"),
+        _column("transitions_s", pa.list_(_DOUBLE), "times between procedures, seconds from start of file"),
+        _column("split", _STRING, "train, val or test"),
+        _column("box_x1_px", _DOUBLE, "left edge of the athlete's box in upright pixels; empty = whole frame"),
+        _column("box_y1_px", _DOUBLE, "top edge"),
+        _column("box_x2_px", _DOUBLE, "right edge"),
+        _column("box_y2_px", _DOUBLE, "bottom edge"),
+    ]
+)
+
+# One row per planned clip and person; a clip that failed has one row with status = rejected.
+POSES = pa.schema(
+    [
+        _column("clip_id", _STRING, "the clip", required=True),
+        _column("person", pa.int32(), "0 for the chosen athlete", required=True),
+        _column("status", _STRING, "ok or rejected", required=True),
+        _column("error_code", _STRING, "key of pipelines.errors.REJECT_CODES; empty if ok"),
+        _column("error_message", _STRING, "what was found, for people; empty if ok"),
+        _column("attempts", pa.int32(), "how often the clip was tried", required=True),
+        _column("uri", _STRING, "where the clip was read from"),
+        _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
+        _column("decoder", _STRING, "decord, pyav, or the import adapter"),
+        _column("decoder_note", _STRING, "why not decord, or what the referee found"),
+        _column("width_px", pa.int32(), "width of the upright frame; empty for 3-D keypoints"),
+        _column("height_px", pa.int32(), "height of the upright frame"),
+        _column("skeleton", _STRING, "name in aqa_models.skeletons, e.g. mpii16, kinect25"),
+        _column("unit", _STRING, "px (upright frame, origin top left) or m (camera frame, y up)"),
+        _column("num_frames", pa.int32(), "T"),
+        _column("num_joints", pa.int32(), "J"),
+        _column("num_coordinates", pa.int32(), "C: 2 or 3"),
+        _column("frame_index", pa.list_(pa.int32()), "(T,) index of each frame in the file, display order"),
+        _column("time_s", pa.list_(_DOUBLE), "(T,) seconds from the start of the file, from its time stamps"),
+        _column("keypoints", _FLOATS, "(T, J, C) in `unit`; NaN = joint not available"),
+        _column("confidence", _FLOATS, "(T, J) in [0, 1]"),
+        _column("box", _FLOATS, "(T, 4) x1 y1 x2 y2 in px; empty for imported keypoints"),
+    ]
+)
+
+# One row per clip of an evaluation.
+PREDICTIONS = pa.schema(
+    [
+        _column("clip_id", _STRING, "the clip", required=True),
+        _column("subject_id", _STRING, "the person"),
+        _column("action_type", _STRING, "what was performed"),
+        _column("split", _STRING, "train, val or test", required=True),
+        _column("score", _DOUBLE, "judged score"),
+        _column("predicted", _DOUBLE, "the model's score, same points"),
+        _column("median_floor", _DOUBLE, "median of the training scores of this action type"),
+    ]
+)
+
+TABLES = {"clips": CLIPS, "poses": POSES, "predictions": PREDICTIONS}
+
+
+def empty_row(schema: pa.Schema, **values: object) -> dict[str, object]:
+    """A row of `schema` with the given values and null everywhere else."""
+    unknown = sorted(set(values) - set(schema.names))
+    if unknown:
+        raise ValueError(f"not columns of this table: {unknown}")
+    return {name: values.get(name) for name in schema.names}

@@ -1,0 +1,1 @@
+"""Ray Data stages: each reads clip rows and adds columns; only base.py knows Ray."""
