@@ -1,0 +1,1 @@
+"""Two-stage self-supervised motion assessment (Nekoui & Cheng, BMVC 2021)."""

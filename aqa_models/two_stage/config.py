@@ -1,0 +1,55 @@
+"""Sizes and choices of the two-stage model; no torch here, so reading a configuration stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """How keypoints become model input (two_stage/sequence.py)."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    skeleton: str = "c20"
+    """Canonical skeleton the input is mapped to: c20 (3-D) or c15 (2-D and 3-D)."""
+    rate_hz: float = 10.0
+    """Uniform sampling rate; recordings are never stretched to one length, so speed survives."""
+    max_frames: int = 743
+    """T: longer recordings lose their start (paper: 743)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonExpertConfig:
+    """Encoder, pace head, inpainting decoder, discriminator (paper section 3.1)."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    encoder_units: int = 1000
+    """Units per direction of the bidirectional GRU (paper: 1000)."""
+    encoder_layers: int = 2
+    decoder_units: int = 1000
+    decoder_layers: int = 2
+    pace_units: int = 1000
+    discriminator_units: int = 200
+    paces: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0)
+    """Classes of the pace task: share of the frames that is stretched back to full length."""
+    pace_weight: float = 0.2
+    """beta in L_enc = L_rec + beta * L_pace."""
+    adversarial_weight: float = 0.01
+    """alpha in L_inpaint = L_rec + alpha * L_adv; reaches the decoder only."""
+    reconstruction: Literal["mean", "sum"] = "mean"
+    """mean over valid frames, joints and coordinates, or the paper's literal sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """Skeleton-only expert: BiLSTM over the encoder's states, then BN-ReLU-FC (paper section 3.2)."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    lstm_units: int = 100
+    """Units per direction."""
+    finetune_encoder: bool = False
+    """False: the pretrained encoder stays frozen; True: trained at 0.1 of the learning rate."""
