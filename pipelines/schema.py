@@ -49,6 +49,7 @@ POSES = pa.schema(
         _column("error_code", _STRING, "key of pipelines.errors.REJECT_CODES; empty if ok"),
         _column("error_message", _STRING, "what was found, for people; empty if ok"),
         _column("attempts", pa.int32(), "how often the clip was tried", required=True),
+        _column("clip_digest", _STRING, "hash of range and box: a changed clip is computed anew"),
         _column("uri", _STRING, "where the clip was read from"),
         _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
         _column("decoder", _STRING, "decord, pyav, or the import adapter"),
