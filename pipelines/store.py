@@ -162,7 +162,9 @@ class Table:
         try:
             return DeltaTable(self.path, version=version)
         except DeltaError as error:
-            raise CorruptError(self.path, f"the transaction log cannot be read ({error})", _RESTORE) from error
+            raise CorruptError(
+                self.path, f"the transaction log cannot be read ({error})", _RESTORE
+            ) from error
 
     def _read_file(self, name: str, columns: list[str] | None, clip_ids: set[str] | None) -> pa.Table:
         filters = None if clip_ids is None else [("clip_id", "in", clip_ids)]
@@ -209,7 +211,9 @@ class Writer:
         """Take the rows of these clips out (they changed, or shall be tried again), in one transaction."""
         if clip_ids & self.committed:
             rows = self.table.read()
-            mask = pa.array([value not in clip_ids for value in rows.column("clip_id").to_pylist()], pa.bool_())
+            mask = pa.array(
+                [value not in clip_ids for value in rows.column("clip_id").to_pylist()], pa.bool_()
+            )
             self.overwrite(rows.filter(mask))
 
     def overwrite(self, rows: pa.Table) -> None:
@@ -451,7 +455,9 @@ def _read_marker(marker: Path) -> int:
     except (ValueError, KeyError, AttributeError):
         version = None
     if not isinstance(version, int):
-        raise CorruptError(marker, "this is no marker of a feature store", "Restore it, or name another folder")
+        raise CorruptError(
+            marker, "this is no marker of a feature store", "Restore it, or name another folder"
+        )
     return version
 
 
