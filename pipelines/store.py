@@ -122,8 +122,9 @@ class Table:
         """
         self.create()
         with storage_errors(self.path):
-            lock = open(self.path / ".writer.lock", "w")
-        with lock:
+            lock_file = self.path / ".writer.lock"
+            lock_file.touch()
+        with lock_file.open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -189,14 +189,10 @@ def _estimate(
         centers.append(np.repeat(center[None], len(images), 0))
         scales.append(np.repeat(scale[None], len(images), 0))
     crops, center, scale = np.concatenate(frames), np.concatenate(centers), np.concatenate(scales)
-    parts = [
-        network.predict(
-            crops[at : at + frames_per_batch],
-            center[at : at + frames_per_batch],
-            scale[at:][:frames_per_batch],
-        )
-        for at in range(0, len(crops), frames_per_batch)
-    ]
+    parts = []
+    for start in range(0, len(crops), frames_per_batch):
+        batch = slice(start, start + frames_per_batch)
+        parts.append(network.predict(crops[batch], center[batch], scale[batch]))
     cuts = np.cumsum([len(images) for images in frames])[:-1]
     keypoints = np.split(np.concatenate([part[0] for part in parts]), cuts)
     confidence = np.split(np.concatenate([part[1] for part in parts]), cuts)
