@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines.config import ExtractConfig
-from pipelines.errors import DataError
+from pipelines.errors import DataError, StorageError
 from pipelines.stages import decode, pose
 from pipelines.store import FileFacts, Store, Table, Writer, open_store
 
@@ -151,6 +151,9 @@ def _run(
         # Small blocks keep every decoder busy to the end; large plans need larger ones.
         rows_per_block = max(1, min(config.clips_per_unit, planned.num_rows // 1000))
         for facts in run_pools(planned, pools, rows_per_block):
+            if facts["refusal"]:
+                writer.commit(waiting)
+                raise StorageError(*facts["refusal"])
             waiting.append(_file_facts(facts))
             counts.update(clips=facts["rows"], frames=facts["frames"])
             counts["rejected"] += len(facts["rejected"])

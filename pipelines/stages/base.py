@@ -7,6 +7,8 @@ exceptions, so an exception here is a fault of the machine or of the program and
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,9 +72,13 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
         rows_per_block: rows that travel together to the first pool.
     """
     import ray.data
+    from ray.util.annotations import RayDeprecationWarning
 
+    # Restart limits have no named parameter yet; the warning is about Ray 2.64, we pin 2.60.
+    warnings.simplefilter("ignore", RayDeprecationWarning)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options.preserve_order = False
     # The longest clip has a time limit of its own; Ray's 30 minutes would end long queues.
     context.execution_no_progress_timeout_s = -1
