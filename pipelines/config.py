@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import math
 import textwrap
@@ -202,7 +203,7 @@ def resolve(
     wrong = {path for path, _, _ in problems}
     accepted = {path: source.value for path, source in given.items() if path not in wrong}
     try:
-        # JSON in strict mode: no bool for int, no "3" for 3, yet lists may become tuples and texts become paths.
+        # Strict JSON: no bool for int, no "3" for 3, yet a list may become a tuple and a text a path.
         config = Config.model_validate_json(json.dumps(_nest(accepted), default=str), strict=True)
     except ValidationError as error:
         problems += [_problem(detail, given, known) for detail in error.errors(include_url=False)]
@@ -213,7 +214,7 @@ def resolve(
 
 
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool]:
-    """Dotted path -> scalar, as MLflow stores parameters; tuples become comma-separated text, None empty text."""
+    """Dotted path -> scalar, as MLflow stores parameters; tuples become text with commas, None empty text."""
     return {path: _scalar(value) for path, value in _leaves(config)}
 
 
@@ -267,12 +268,12 @@ def _from_toml(file: Path, known: Mapping[str, Setting]) -> dict[str, Source]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(
-            file, f"the configuration file cannot be read: {reason}", "give a TOML file"
+            file, f"the configuration file cannot be read: {reason}", "Give a TOML file"
         ) from error
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(file, f"not valid TOML: {error}", "correct that line") from error
+        raise ConfigError(file, f"not valid TOML: {error}", "Correct that line") from error
     return {
         path: Source(value, f"{file}{_line_of(text, path)}") for path, value in _toml_leaves(tree, "", known)
     }
@@ -363,7 +364,7 @@ def _shown(value: Any) -> str:
 
 
 def _config_error(problems: list[tuple[str, str, str]]) -> ConfigError:
-    remedy = "`aqa config template` lists every setting"
+    remedy = "See `aqa config template` for every setting"
     if len(problems) == 1:
         path, origin, text = problems[0]
         return ConfigError(f"{path} ({origin})", text, remedy)
@@ -403,7 +404,7 @@ def _meanings(kind: type) -> tuple[dict[str, str], dict[str, str]]:
         return meanings, limits
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
     meanings = {field.name: _plain(field.name) for field in dataclasses.fields(kind)}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             meanings[field.target.id] = inspect.cleandoc(text.value.value)  # type: ignore[attr-defined]
     return meanings, dict.fromkeys(meanings, "")
