@@ -22,6 +22,7 @@ import numpy as np
 
 from pipelines.errors import ClipError
 
+VERSION = 1  # raise when the same file and request give other frames
 STARTUP_S = 60.0  # importing numpy, OpenCV, PyAV and decord on a busy machine
 STDERR_BYTES = 4096  # decoders can write megabytes; only the end is kept
 MAX_HEADER_BYTES = 64 * 1024 * 1024  # frame numbers and time stamps of about a million frames

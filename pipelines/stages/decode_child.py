@@ -281,7 +281,9 @@ class Scan:
             raise ClipError("truncated", self.path, f"{self.packets} of {promised or '?'} packets are there")
         if self.errors or self.corrupt:
             cause = f"{self.errors} packets failed, {self.corrupt} frames are damaged, {frames} came out"
-            raise ClipError("corrupt", self.path, f"{cause}; first: {self.first_error or 'flagged by the decoder'}")
+            raise ClipError(
+                "corrupt", self.path, f"{cause}; first: {self.first_error or 'flagged by the decoder'}"
+            )
         if not frames:
             raise ClipError("no_video", self.path, "the video stream has no frame")
         shown = self.packets - self.discarded
@@ -339,8 +341,11 @@ def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 def has_luma_plane(frame: Any) -> bool:
     """Whether plane 0 is luma of whole bytes or 16-bit words."""
     form = frame.format
-    return form.is_planar and not form.is_rgb and form.name.startswith(("yuv", "gray", "nv")) and (
-        form.components[0].bits == 8 or form.name.endswith("le")
+    return (
+        form.is_planar
+        and not form.is_rgb
+        and form.name.startswith(("yuv", "gray", "nv"))
+        and (form.components[0].bits == 8 or form.name.endswith("le"))
     )
 
 
@@ -381,7 +386,9 @@ def display_turn(path: str, frame: Any) -> np.ndarray:
             a, b, _, c, d = np.frombuffer(bytes(side), "<i4")[:5] / 65536
             matrix = np.rint([[a, b], [c, d]]).astype(int)
             if np.abs(matrix - [[a, b], [c, d]]).max() > 0.01 or abs(round(np.linalg.det(matrix))) != 1:
-                raise ClipError("unsupported", path, f"display matrix {[a, b, c, d]} is no turn by 90 degrees")
+                raise ClipError(
+                    "unsupported", path, f"display matrix {[a, b, c, d]} is no turn by 90 degrees"
+                )
             return matrix
     return np.eye(2, dtype=int)
 
@@ -426,7 +433,9 @@ def read_decord(fd: int, ruling: Referee, wanted: np.ndarray) -> Iterator[np.nda
             check(as_coded(frame, ruling.turn), ruling, int(index))
             yield frame
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
-        raise Disagreement(f"decord failed: {(str(error).splitlines() or [type(error).__name__])[0][:200]}") from None
+        raise Disagreement(
+            f"decord failed: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
+        ) from None
 
 
 class Disagreement(Exception):
@@ -441,10 +450,14 @@ def check(coded: np.ndarray, ruling: Referee, index: int) -> None:
     near = range(max(0, index - 1), min(len(ruling.fingerprints), index + 2))
     apart = {k: float(np.abs(samples - ruling.fingerprints[k]).mean()) for k in near}
     if apart[index] > LUMA_TOLERANCE or apart[index] > min(apart.values()) + NEIGHBOUR_MARGIN:
-        raise Disagreement(f"decord's frame {index} is another picture (luma differs by {apart[index]:.1f} of 255)")
+        raise Disagreement(
+            f"decord's frame {index} is another picture (luma differs by {apart[index]:.1f} of 255)"
+        )
 
 
-def read_pyav(path: str, fd: int, ruling: Referee, wanted: np.ndarray, max_pixels: int) -> Iterator[np.ndarray]:
+def read_pyav(
+    path: str, fd: int, ruling: Referee, wanted: np.ndarray, max_pixels: int
+) -> Iterator[np.ndarray]:
     """Upright RGB frames `wanted` (ascending) from PyAV."""
     with open_strict(path, fd, ruling.format, max_pixels) as container:
         stream = video_stream(path, container)
@@ -618,7 +631,10 @@ def serve_one(line: bytes, memory_mb: int) -> tuple[dict[str, Any], np.ndarray |
     except (MemoryError, cv2.error) as error:
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise
-        return {"code": "memory_limit", "cause": f"an allocation failed under the limit of {memory_mb} MiB"}, None
+        return {
+            "code": "memory_limit",
+            "cause": f"an allocation failed under the limit of {memory_mb} MiB",
+        }, None
     except OSError as error:
         return {"code": "unreadable", "cause": error.strerror or str(error)}, None
     finally:

@@ -11,6 +11,8 @@ from pipelines.stages import mmpose_compat, pose
 from pipelines.stages.crops import DECODED
 from pipelines.stages.decode import box_to_center_scale, fix_aspect, warp_matrix
 
+mmpose_compat.install()
+
 RTMPOSE = "rtmpose-t_8xb256-420e_coco-256x192"
 HRNET = "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192"
 
@@ -45,7 +47,7 @@ def image(height: int = 240, width: int = 320) -> np.ndarray:
 def crop(rgb: np.ndarray, box: tuple, model: pose.PoseModel) -> np.ndarray:
     import cv2
 
-    center, scale = box_to_center_scale(np.asarray(box, np.float32), model.padding)
+    center, scale = box_to_center_scale(box, model.padding)
     scale = fix_aspect(scale, model.width, model.height)
     matrix = warp_matrix(center, scale, (model.width, model.height))
     return cv2.warpAffine(rgb, matrix, (model.width, model.height), flags=cv2.INTER_LINEAR)
@@ -69,15 +71,17 @@ def decoded_row(name: str, frames: np.ndarray, box: tuple, **values) -> dict:
 def test_equals_mmpose_inference(name, weights):
     model = pose.find_pose_model(name, None if name == pose.SHIPPED else weights(name))
     network = pose.PoseNetwork(model, "cpu")
-    from mmpose.apis import inference_topdown
+    from mmpose.apis import inference_topdown, init_model
 
+    config = pose.read_pose_config(name)
+    config.model.test_cfg.flip_test = False
+    reference = init_model(config, None, device="cpu")
+    mmpose_compat.load_weights(reference, model.weights)
     rgb = image()
     boxes = [(0.0, 0.0, 320.0, 240.0), (40.5, 10.25, 200.0, 230.75)]
     for box in boxes:
-        expected = inference_topdown(network.network, rgb[..., ::-1].copy(), np.asarray([box]))[0]
-        rows = pa.Table.from_pylist(
-            [decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED
-        )
+        expected = inference_topdown(reference, rgb[..., ::-1].copy(), np.asarray([box]))[0]
+        rows = pa.Table.from_pylist([decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED)
         row = pose.PoseStage(model, 64, use_gpu=False).process(network, rows).to_pylist()[0]
         found = np.asarray(row["keypoints"]).reshape(row["num_frames"], row["num_joints"], 2)
         np.testing.assert_allclose(found[0], expected.pred_instances.keypoints[0], atol=1e-3)
@@ -89,8 +93,12 @@ def test_batches_across_clips_change_nothing(weights):
     box = (0.0, 0.0, 320.0, 240.0)
     frames = np.stack([crop(np.roll(image(), 9 * shift, 1), box, model) for shift in range(5)])
     clips = [decoded_row("a", frames[:2], box), decoded_row("b", frames[2:], box)]
-    small = pose.PoseStage(model, 1, use_gpu=False).process(network, pa.Table.from_pylist(clips, DECODED))
-    large = pose.PoseStage(model, 4, use_gpu=False).process(network, pa.Table.from_pylist(clips, DECODED))
+    small = pose.PoseStage(model, 1, use_gpu=False).process(
+        network, pa.Table.from_pylist(clips, schema=DECODED)
+    )
+    large = pose.PoseStage(model, 4, use_gpu=False).process(
+        network, pa.Table.from_pylist(clips, schema=DECODED)
+    )
     assert small.column("num_frames").to_pylist() == [2, 3]
     for one, other in zip(small.to_pylist(), large.to_pylist(), strict=True):
         np.testing.assert_allclose(one["keypoints"], other["keypoints"], atol=1e-3)
@@ -109,7 +117,9 @@ def test_a_rejected_clip_passes_through_and_leaves_the_others_alone():
         "error_code": "empty",
         "error_message": "zero bytes",
     }
-    rows = pose.PoseStage(model, 8, use_gpu=False).process(network, pa.Table.from_pylist([bad, good], DECODED))
+    rows = pose.PoseStage(model, 8, use_gpu=False).process(
+        network, pa.Table.from_pylist([bad, good], schema=DECODED)
+    )
     assert rows.column("clip_id").to_pylist() == ["bad", "good"]
     assert rows.column("status").to_pylist() == ["rejected", "ok"]
     assert rows.column("error_code").to_pylist() == ["empty", None]
