@@ -313,6 +313,7 @@ class DecodeGuard:
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(entry or ".") for entry in sys.path),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONUTF8": "1",
+                "PATH": os.defpath,  # decord's import reads it
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
             },
