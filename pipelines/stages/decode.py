@@ -8,6 +8,7 @@ one JSON line, an answer is one JSON line followed by raw pixels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -132,7 +133,7 @@ def sample_indices(
 def _nearest(time_s: np.ndarray, rate: float, origin: float) -> np.ndarray:
     """Positions of the frames that are nearest to some tick origin + k / rate, k = 0, 1, ...
 
-    Frame i is nearest to the ticks between the midpoints to its neighbours; it is taken if a whole k lies there.
+    Frame i is nearest to the ticks between the midpoints to its neighbours: it is taken if a k lies there.
     """
     upper = np.append((time_s[1:] + time_s[:-1]) / 2, time_s[-1])
     # Ticks and frames that are meant to coincide differ by rounding; a millionth of a tick is no time.
@@ -287,10 +288,8 @@ class DecodeGuard:
         process, self._process, self._clips = self._process, None, 0
         if process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the child leads its own group
-        except ProcessLookupError:
-            pass
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
@@ -356,7 +355,8 @@ class DecodeGuard:
     def _wait(self, stream: Any, event: int, deadline: float) -> None:
         """Return when `stream` is ready; meanwhile keep the end of what the child writes to stderr."""
         process = self._process
-        assert process is not None and process.stderr is not None
+        assert process is not None
+        assert process.stderr is not None
         while True:
             with selectors.DefaultSelector() as selector:
                 selector.register(stream, event)
