@@ -11,6 +11,7 @@ honoured, as FFmpeg does. AVI has no presentation times: there the first frame i
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,11 +193,23 @@ class Scan:
 
     def judge_duration(self, promised: int) -> None:
         """Without a frame count, the promised duration must be there."""
-        if promised or not self.container.duration:
+        if promised:
             return
-        start = (self.container.start_time or 0) / 1e6
-        want, have = self.container.duration / 1e6, self.end_s - start
-        if have < want - max(0.5, 0.01 * want):
+        times = [time for time in self.times if time is not None]
+        tag = self.stream.metadata.get("DURATION", "")
+        if len(times) > 1 and re.fullmatch(r"\d+:\d\d:\d\d\.\d+", tag):  # Matroska: of this very stream
+            hours, minutes, seconds = tag.split(":")
+            want = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            longest = max(np.diff(np.sort(times)))
+            have, slack = max(times) + longest, 0.5 * longest + 0.002
+        elif self.container.duration:  # of the longest stream, from the header; players round it
+            matroska = self.container.format.name.startswith("matroska")  # counts from 0, not the first frame
+            start = 0.0 if matroska else (self.container.start_time or 0) / 1e6
+            want, have = self.container.duration / 1e6, self.end_s - start
+            slack = max(0.5, 0.01 * want)
+        else:
+            return
+        if have < want - slack:
             raise ClipError("truncated", self.path, f"{have:.2f} s of {want:.2f} s are there")
 
     def result(self, form: str) -> Referee:
