@@ -258,8 +258,12 @@ class DecodeGuard:
 
         Raises:
             ClipError: with a key of `REJECT_CODES`; the guard is ready for the next clip afterwards.
+            ValueError: if the request itself is wrong (unknown sampling, empty box).
             RuntimeError: if the child cannot be started at all (a broken installation, not a bad clip).
         """
+        sample_indices(np.zeros(1), request.sampling)
+        if request.box and not (request.box[0] < request.box[2] and request.box[1] < request.box[3]):
+            raise ValueError(f"box {request.box} is empty; give x1 < x2 and y1 < y2 in pixels")
         message = asdict(request) | {"reader": "decord", "note": ""}
         message["uri"] = _local_path(request.uri)
         deaths: list[str] = []
@@ -336,7 +340,7 @@ class DecodeGuard:
         if "code" in header:
             raise ClipError(header["code"], message["uri"], header["cause"])
         frames = np.empty(header["shape"], np.uint8)
-        pixels = memoryview(frames).cast("B") if frames.size else memoryview(b"")
+        pixels = frames.data.cast("B") if frames.size else memoryview(b"")
         pixels[: len(rest)] = rest
         self._read_into(pixels[len(rest) :], deadline)
         return DecodedClip(

@@ -23,6 +23,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from typing import Any, BinaryIO
 
 import av
@@ -32,7 +33,7 @@ import numpy as np
 
 from pipelines.errors import ClipError
 from pipelines.stages.decode import Crop, box_to_center_scale, fix_aspect, sample_indices, warp_matrix
-from pipelines.stages.media_file import open_regular, sha256_of, sniff
+from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
 from pipelines.stages.referee import (
     Referee,
     as_coded,
@@ -56,6 +57,7 @@ except (ImportError, OSError):  # there is no wheel for this platform
 MAX_PIXELS = 8192 * 8192
 BYTES_PER_PIXEL = 24  # reference pictures plus RGB copies while decoding, budgeted generously
 LUMA_TOLERANCE = 6.0  # mean absolute difference of 255 between a frame and its own fingerprint
+_LAST_FILE: dict[tuple[int, ...], tuple[str, Referee]] = {}
 NEIGHBOUR_MARGIN = 0.5  # a frame this much nearer to its neighbour's fingerprint is the neighbour
 
 
@@ -136,14 +138,27 @@ def answer(request: dict[str, Any], memory_mb: int) -> tuple[dict[str, Any], np.
     max_pixels = min(MAX_PIXELS, memory_mb * 1024 * 1024 // BYTES_PER_PIXEL)
     file, facts = open_regular(path)
     with file:
-        form = sniff(path, os.pread(file.fileno(), 4096, 0))
-        digest = sha256_of(file)
-        ruling = referee(path, file.fileno(), form, max_pixels)
+        digest, ruling = judge(path, file, facts, max_pixels)
         header, frames = read_clip(request, file.fileno(), ruling, max_pixels)
         after = os.fstat(file.fileno())
         if (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
             raise ClipError("unreadable", path, "the file changed while it was read")
     return header | {"source_sha256": digest, "source_bytes": facts.st_size}, frames
+
+
+def judge(path: str, file: FileIO, facts: os.stat_result, max_pixels: int) -> tuple[str, Referee]:
+    """Digest and referee's ruling of a file; remembered for the next clip of the same file."""
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if key not in _LAST_FILE:
+        _LAST_FILE.clear()
+        form = sniff(path, os.pread(file.fileno(), 4096, 0))
+        digest = sha256_of(file)
+        ruling = referee(path, file.fileno(), form, max_pixels)
+        promised = promised_bytes(file, form, facts.st_size)
+        if promised > facts.st_size:
+            raise ClipError("truncated", path, f"{facts.st_size} of {promised} bytes are there")
+        _LAST_FILE[key] = digest, ruling
+    return _LAST_FILE[key]
 
 
 def read_clip(
@@ -270,7 +285,7 @@ def respond(out: BinaryIO, header: dict[str, Any], frames: np.ndarray | None = N
     """Write one answer."""
     out.write(json.dumps(header).encode() + b"\n")
     if frames is not None and frames.size:
-        out.write(memoryview(frames).cast("B"))
+        out.write(frames.data.cast("B"))
     out.flush()
 
 

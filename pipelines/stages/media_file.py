@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from typing import BinaryIO
+from io import FileIO
 
 from pipelines.errors import ClipError
 
@@ -21,7 +21,7 @@ SIGNATURES = (
 PLAYLISTS = (b"#extm3u", b"ffconcat", b"[playlist]", b"<smil", b"<asx", b"v=0\r", b"v=0\n", b"[reference]")
 
 
-def open_regular(path: str) -> tuple[BinaryIO, os.stat_result]:
+def open_regular(path: str) -> tuple[FileIO, os.stat_result]:
     """Open a regular, non-empty file without ever blocking on a pipe or device."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -39,7 +39,7 @@ def open_regular(path: str) -> tuple[BinaryIO, os.stat_result]:
         os.close(fd)
         raise ClipError("empty", path, "zero bytes")
     os.set_blocking(fd, True)
-    return os.fdopen(fd, "rb", buffering=0), facts
+    return FileIO(fd, "rb"), facts
 
 
 def stat_kind(path: str) -> str:
@@ -78,7 +78,41 @@ def printable(data: bytes) -> str:
     return ascii(data.decode("latin-1"))
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: FileIO) -> str:
     """Digest of the whole file."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def promised_bytes(file: FileIO, form: str, size: int) -> int:
+    """Length of the file according to its own outermost size fields; at most `size` if it is whole.
+
+    A cut that takes only the last few frames shows in no frame count or duration, but it does show here.
+    """
+    if form == "mov":
+        return _end_of_boxes(file, size)
+    head = os.pread(file.fileno(), 4096, 0)
+    if form == "avi":
+        length = int.from_bytes(head[4:8], "little")
+        return 8 + length if length != 0xFFFFFFFF else 0
+    start = head.find(b"\x18\x53\x80\x67")  # Matroska's Segment; its size is one to eight bytes long
+    if form != "matroska" or start < 0 or not any(head[start + 4 : start + 5]):
+        return 0
+    width = 9 - head[start + 4].bit_length()
+    length = int.from_bytes(head[start + 4 : start + 4 + width], "big") - (1 << 7 * width)
+    return start + 4 + width + length if length != (1 << 7 * width) - 1 else 0  # all ones: not known
+
+
+def _end_of_boxes(file: FileIO, size: int) -> int:
+    """End of the last MP4 box that begins inside the file."""
+    position = end = 0
+    while position + 8 <= size:
+        head = os.pread(file.fileno(), 16, position)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if length < 8 or not head[4:8].isalnum():  # 0: to the end of the file; else no box
+            break
+        position += length
+        end = position
+    return end

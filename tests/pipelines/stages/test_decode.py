@@ -265,6 +265,27 @@ def test_frames_beyond_the_budget_are_refused(guard, tmp_path):
     assert reject(guard, path, max_bytes=size - 1).code == "too_long"
 
 
+def test_a_wrong_request_is_no_bad_clip(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=3)
+    with pytest.raises(ValueError, match="is none of all, fps:R, uniform:M"):
+        guard.decode(request(path, sampling="every:2"))
+    for box in ((5.0, 5.0, 5.0, 9.0), (9.0, 0.0, 1.0, 9.0), (float("nan"), 0.0, 1.0, 9.0)):
+        with pytest.raises(ValueError, match=r"box .* is empty"):
+            guard.decode(request(path, box=box))
+
+
+def test_a_file_that_changes_between_clips_is_read_anew(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=3)
+    first = guard.decode(request(path, start_s=0.04))
+    second = guard.decode(request(path, end_s=0.08))
+    assert (numbers(first), numbers(second)) == ([1, 2], [0, 1])
+    assert first.source_sha256 == second.source_sha256
+    write_video(path, count=5)
+    third = guard.decode(request(path))
+    assert numbers(third) == [0, 1, 2, 3, 4]
+    assert third.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 # ---------------------------------------------------------------- files that are no whole video
 
 
