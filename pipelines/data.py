@@ -267,9 +267,8 @@ def report_lines(report: dict) -> list[str]:
     """A report of `validate`, `import_` or `stats` as lines of text."""
     lines = []
     if "recordings" in report:
-        lines.append(
-            f"{report['recordings']:,} recordings of {report['subjects']:,} subjects, {report['frames']:,} frames"
-        )
+        subjects, frames = report["subjects"], report["frames"]
+        lines.append(f"{report['recordings']:,} recordings of {subjects:,} subjects, {frames:,} frames")
         lines.append(f"{report['labelled']:,} labelled pairs")
     for key in ("unlabelled", "missing"):
         if isinstance(names := report.get(key), list):

@@ -94,7 +94,8 @@ def read_keypoints(source: ArraySource) -> tuple[pa.Table, pa.Table, dict]:
     with NpzArrays(source.positions) as positions:
         _check_arrays(source, positions, columns, lines, extra, problems)
         problems.raise_if_any()
-        if spare := [name for name in positions.names if name not in set(columns["clip_id"])]:
+        wanted = set(columns["clip_id"])
+        if spare := [name for name in positions.names if name not in wanted]:
             warnings.append(f"{len(spare)} arrays have no row in {source.samples.name}: {first_names(spare)}")
         tracking = NpzArrays(source.tracking) if source.tracking else None
         sha256 = sha256_of(source.positions)

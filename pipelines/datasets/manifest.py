@@ -23,6 +23,7 @@ from pipelines.schema import CLIPS
 
 SPLITS = ("train", "val", "test")
 MAX_PARQUET_BYTES = 2**30
+MAX_PARQUET_VALUES = 50 * MAX_ROWS
 _BOX = ("box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -275,7 +276,9 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[int, list]]]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True, arrow_extensions_enabled=False)
         meta = file.metadata
-        size = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
+        groups = [meta.row_group(index) for index in range(meta.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
         names = list(file.schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -283,9 +286,11 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[int, list]]]:
         raise DataError(
             path, f"there are {meta.num_rows:,} rows; at most {MAX_ROWS:,} are read", "split the table"
         )
-    if size > MAX_PARQUET_BYTES:
+    if size > MAX_PARQUET_BYTES or values > MAX_PARQUET_VALUES:
         raise SecurityError(
-            path, f"the columns expand to {size:,} bytes", "keep only the columns of the clips table"
+            path,
+            f"the columns expand to {values:,} values in {size:,} bytes",
+            "keep only the columns of the clips table",
         )
     if len(set(names)) != len(names):
         raise DataError(path, "a column appears twice", "keep one of the two columns")
