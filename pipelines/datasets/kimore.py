@@ -301,18 +301,19 @@ def _read_sheets(state: _Import, subject: str, folder: Path) -> dict[int, Clinic
         files = sorted((folder / f"Es{exercise}" / "Label").glob("ClinicalAssessment_*.xlsx"))
         if not files:
             continue
-        _check_inside(state.root, *files)
+        file = next((file for file in files if file.stem.endswith(f"_{subject}")), files[0])
+        _check_inside(state.root, file)
         try:
-            key = hashlib.sha256(read_source(files[0], MAX_BYTES)).hexdigest()
+            key = hashlib.sha256(read_source(file, MAX_BYTES)).hexdigest()
             if key not in state.sheets:
-                state.sheets[key] = read_clinical_sheet(files[0])
+                state.sheets[key] = read_clinical_sheet(file)
         except DataError as error:
             state.warnings.append(f"{subject} Es{exercise}: score sheet not used, {error}")
             continue
         sheet = state.sheets[key]
         if sheet.subject != subject:
             state.warnings.append(
-                f"{files[0].name} of {subject} Es{exercise} is about {sheet.subject!r}; not used"
+                f"{file.name} of {subject} Es{exercise} is about {sheet.subject!r}; not used"
             )
         else:
             sheets[exercise] = sheet
