@@ -66,14 +66,14 @@ def test_tracking_states_become_confidence_and_bad_joints_are_masked(tmp_path: P
 @pytest.mark.parametrize(
     ("arrays", "text", "message"),
     [
-        ({"a": np.ones((0, 17, 2))}, "clip_id\na\n", "line 2, column clip_id: found 'a', expected 1 to .* not 0; del"),
-        ({"a": np.ones((2, 16, 2))}, "clip_id\na\n", r"found 'a: float64 \(2, 16, 2\)', expected floats of shape \(f"),
-        ({"a": np.ones((2, 17, 4))}, "clip_id\na\n", r"expected floats of shape \(frames, 17, 2 or 3\) for coco17"),
+        ({"a": np.ones((0, 17, 2))}, "clip_id\na\n", "line 2, column clip_id: found 'a', exp.* frames, not 0"),
+        ({"a": np.ones((2, 16, 2))}, "clip_id\na\n", r"found 'a: float64 \(2, 16, 2\)', expected floats"),
+        ({"a": np.ones((2, 17, 4))}, "clip_id\na\n", r"floats of shape \(frames, 17, 2 or 3\) for coco17"),
         ({"a": np.ones((17, 2))}, "clip_id\na\n", r"found 'a: float64 \(17, 2\)'"),
         ({"a": np.ones((2, 17, 2), int)}, "clip_id\na\n", r"found 'a: int64"),
-        (ARRAYS, "clip_id\na\nz\n", "line 3, column clip_id: found 'z', expected an array of this name in p.npz"),
+        (ARRAYS, "clip_id\na\nz\n", r"line 3.*: found 'z', expected an array of this name in p\.npz"),
         (ARRAYS, "clip_id\na\na\n", "line 3, column clip_id: .* used once, but line 2 has it too"),
-        (ARRAYS, "clip_id,frames\na,3\n", "line 2, column frames: found '3', expected 2, the frames of the array"),
+        (ARRAYS, "clip_id,frames\na,3\n", "column frames: found '3', expected 2, the frames"),
         (ARRAYS, "clip_id,score\na,x\n", "line 2, column score: found 'x', expected a number"),
         (ARRAYS, "clip_id,subject_id,split\na,s,train\nb,s,test\n", "every subject in one split"),
         (ARRAYS, "sample,clip_id\na,a\n", "two columns mean 'clip_id'"),
@@ -123,11 +123,12 @@ def test_objects_in_arrays_are_refused(tmp_path: Path):
 
 def test_arrays_without_a_row_are_told(tmp_path: Path):
     report = read_keypoints(source(tmp_path, text="clip_id\nb\n"))[2]
-    assert report["warnings"] == ["1 arrays have no row in s.csv: a"]
+    assert report["warnings"] == ["arrays without a row in s.csv, left out: a"]
 
 
 def test_kimore_names_of_columns(tmp_path: Path):
-    text = "sample,subject,group,exercise,frames,TS,PO,CF\na,E_ID1,Expert,1,2,40,10,29\nb,E_ID2,Expert,2,3,nan,nan,nan\n"
+    header = "sample,subject,group,exercise,frames,TS,PO,CF\n"
+    text = header + "a,E_ID1,Expert,1,2,40,10,29\nb,E_ID2,Expert,2,3,nan,nan,nan\n"
     clips, _, report = read_keypoints(source(tmp_path, text=text))
     assert clips["action_type"].to_pylist() == ["Es1", "Es2"]
     assert clips["score"].to_pylist() == [40.0, None]
@@ -140,8 +141,7 @@ def test_kimore_names_of_columns(tmp_path: Path):
 )
 def test_joint_counts_are_those_of_the_models():
     skeletons = importlib.import_module("aqa_models.skeletons")
-    for name, joints in SKELETON_JOINTS.items():
-        assert len(skeletons.SKELETONS[name].joints) == joints
+    assert {name: len(item.joints) for name, item in skeletons.SKELETONS.items()} == SKELETON_JOINTS
 
 
 @pytest.mark.data
@@ -163,8 +163,8 @@ def test_the_complete_kimore():
     assert report["tracking"]["tracked"] == pytest.approx(0.9395, abs=5e-5)
     assert report["tracking"]["untracked"] == pytest.approx(24 / (286_060 * 25), abs=1e-12)
     assert report["masked_joints"] == 0
-    labelled = [name for name, score in zip(clips["action_type"].to_pylist(), clips["score"].to_pylist(), strict=True)
-                if score is not None]  # fmt: skip
+    pairs = zip(clips["action_type"].to_pylist(), clips["score"].to_pylist(), strict=True)
+    labelled = [action for action, score in pairs if score is not None]
     assert [labelled.count(f"Es{k}") for k in range(1, 6)] == [77, 75, 75, 76, 75]
     with np.load(DATA / "kimore_positions_f32.npz", allow_pickle=False) as positions:
         for row in (0, 200, 382):
