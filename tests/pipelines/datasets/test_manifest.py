@@ -132,6 +132,7 @@ def test_the_same_name_in_two_unicode_forms_is_one_name(tmp_path: Path):
         ("uri,judge_scores", 'a.mp4,"[7,,8]"', "column judge_scores: found '.7,,8.', expected a number"),
         ("uri,clip_id", "a.mp4,../x", "column clip_id: found '../x', expected a name, not a path; write _"),
         ("uri", "/", "column uri: found '/', expected the name of a file"),
+        ("uri", "a/..", "column uri: found 'a/..', expected the name of a file"),
     ],
 )  # fmt: skip
 def test_a_bad_cell_is_named(tmp_path: Path, header: str, row: str, message: str):
