@@ -173,12 +173,13 @@ def print_table(told: dict[str, Any]) -> None:
     for exercise, found in told["exercises"].items():
         ours, trees = found["two_stage"], found["extra_trees"]
         floor = ours["median_floor"]
-        for name, rho, low, high, error, root in (
-            ("two-stage", *(ours["spearman"][k] for k in ("value", "low", "high")), ours["mae"]["value"],
-             ours["rmse"]["value"]),
-            ("ExtraTrees", *(trees["spearman"][k] for k in ("value", "low", "high")), trees["mae"], trees["rmse"]),
-            ("median", None, None, None, floor["mae"], floor["rmse"]),
-        ):
+        bounds = ("value", "low", "high")
+        rows = (
+            ("two-stage", [ours["spearman"][k] for k in bounds], ours["mae"]["value"], ours["rmse"]["value"]),
+            ("ExtraTrees", [trees["spearman"][k] for k in bounds], trees["mae"], trees["rmse"]),
+            ("median", [None, None, None], floor["mae"], floor["rmse"]),
+        )
+        for name, (rho, low, high), error, root in rows:
             shown = "undefined" if rho is None else f"{rho:.3f} [{low:.3f}, {high:.3f}]"
             print(f"{exercise:6} {name:14} {ours['n']:>3} {shown:>28} {error:6.2f} {root:6.2f}")
     print(f"{told['seconds']:.0f} s in all")
