@@ -1,0 +1,570 @@
+"""The `aqa` command: parses the command line, calls one verb, prints its result. It computes nothing.
+
+stdout carries the result and nothing else; log and progress go to stderr. Verbs import what they need when
+they run, so that help and a wrong command line answer without loading Ray or torch.
+
+Exit codes: 0 ok, 1 bug, 130 interrupted, and those of pipelines/errors.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import json
+import logging
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from pipelines import __version__
+from pipelines.errors import AqaError, ClusterError, ConfigError, SecurityError, StorageError
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+INTERRUPTED = 130
+
+app = App(
+    name="aqa",
+    help="Action quality assessment: video to poses to honest scores, on this machine or a Ray cluster.",
+    version=f"aqa {__version__}",
+    version_flags=["--version"],
+    help_format="plaintext",  # the markdown renderer alone would cost 0.1 s per call
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+data_app = App(name="data", help="Clips tables: write, check, import and count them.")
+store_app = App(name="store", help="The feature store: what is in it, and is it whole.")
+train_app = App(name="train", help="Train the two-stage model: pretrain, then expert.")
+config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
+for child in (data_app, store_app, train_app, config_app):
+    app.command(child)
+
+_GLOBAL = Group("Options of every command", sort_key=20)
+_SETTINGS = Group("Settings (also in --config FILE and as AQA_SECTION__KEY)", sort_key=10)
+_SECTION_OF: dict[Callable[..., Any], str] = {}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the options of every command say; verbs get it as `call`."""
+
+    config_file: Path | None = None
+    verbose: bool = False
+    quiet: bool = False
+
+    def config(self, given: dict[str, Any] | None = None) -> Config:
+        """The validated settings: flags of this call over environment over file over defaults."""
+        from pipelines.config import load_config
+
+        return load_config(self.config_file, os.environ, _flags(given or {}))
+
+
+def _flags(given: dict[str, Any]) -> dict[str, str]:
+    """Keyword arguments made by `_attach_settings` back to dotted paths and text."""
+    return {key.replace("__", "."): str(value) for key, value in given.items() if value is not None}
+
+
+_Call = Annotated[Call, Parameter(parse=False)]
+_Store = Annotated[Path, Parameter(help="Folder of the feature store.")]
+_Name = Annotated[str, Parameter(help="Name of the run; the same name resumes it.")]
+_Runs = Annotated[Path, Parameter(help="Folder that holds the runs.")]
+_DryRun = Annotated[bool, Parameter(help="Say what would be done; write nothing.", negative=())]
+
+
+def _settings(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Marks a verb whose flags include the settings of one section of the configuration."""
+
+    def mark(verb: Callable[..., Any]) -> Callable[..., Any]:
+        _SECTION_OF[verb] = section
+        return verb
+
+    return mark
+
+
+def _attach_settings(tokens: Sequence[str]) -> None:
+    """Give the verbs named on this command line one flag per setting of their section.
+
+    Only those verbs, because reading the schema costs more than all the rest of `aqa --help`.
+    """
+    for verb, section in _SECTION_OF.items():
+        if verb.__name__ not in tokens or hasattr(verb, "__signature__"):
+            continue
+        from pipelines.config import describe, flag_of, kind_name
+
+        signature = inspect.signature(verb, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for setting in describe():
+            if setting.path.partition(".")[0] not in (section, "tracking"):
+                continue
+            default = (
+                ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
+            )
+            shown = "" if default in (None, "") else f" [default: {default}]"
+            option = Parameter(
+                name=flag_of(setting.path),
+                help=f"{setting.meaning} ({kind_name(setting)}){shown}",
+                group=_SETTINGS,
+                show_default=False,
+                metavar=None if setting.kind is bool else "VALUE",
+            )
+            kind = bool if setting.kind is bool else str  # text: load_config is the one place that validates
+            parameters.append(
+                inspect.Parameter(
+                    setting.path.replace(".", "__"),
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=None,
+                    annotation=Annotated[kind | None, option],
+                )
+            )
+        verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+
+@app.command
+def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
+    """Run the whole pipeline on rendered athletes: no network, no GPU, no data set needed.
+
+    Example: aqa demo --folder runs/demo
+
+    Parameters
+    ----------
+    folder
+        Everything is written below it.
+    """
+    from pipelines import demo as verb
+
+    return verb.run(folder)
+
+
+@data_app.command
+def init(path: Path = Path("clips.csv"), *, call: _Call) -> Any:
+    """Write an example clips table to fill in, with the meaning of each column beside it.
+
+    Example: aqa data init clips.csv
+
+    Parameters
+    ----------
+    path
+        File to create; an existing one is left alone.
+    """
+    from pipelines import data
+
+    return data.init(path)
+
+
+@data_app.command
+def validate(manifest: Path, *, call: _Call) -> Any:
+    """Check a clips table (CSV or Parquet) and name each wrong row and column.
+
+    Example: aqa data validate clips.csv
+
+    Parameters
+    ----------
+    manifest
+        The clips table.
+    """
+    from pipelines import data
+
+    return data.validate(manifest)
+
+
+@data_app.command(name="import")
+def import_(
+    kind: Literal["manifest", "kimore", "keypoints-npz"],
+    source: Path,
+    *,
+    store: _Store,
+    split: str | None = None,
+    call: _Call,
+) -> Any:
+    """Read a data set into the store: its clips, and its keypoints where it has them.
+
+    Example: aqa data import kimore /data/KiMoRe --store store
+
+    Parameters
+    ----------
+    kind
+        How the source is laid out.
+    source
+        File or folder of the data set.
+    split
+        Name of the subject split to record, where the source offers several.
+    """
+    from pipelines import data
+
+    return data.import_(kind, source, store, split=split)
+
+
+@data_app.command
+def stats(source: Path, *, call: _Call) -> Any:
+    """Count clips, subjects, scores and splits of a clips table or a store.
+
+    Example: aqa data stats clips.csv
+
+    Parameters
+    ----------
+    source
+        Clips table or store.
+    """
+    from pipelines import data
+
+    return data.stats(source)
+
+
+@app.command
+@_settings("extract")
+def extract(
+    manifest: Path | None = None, *, store: _Store, dry_run: _DryRun = False, call: _Call, **given: Any
+) -> Any:
+    """Decode videos, estimate poses and commit them to the store; done clips are skipped.
+
+    Example: aqa extract clips.csv --store store
+
+    Parameters
+    ----------
+    manifest
+        Clips table; without it, the clips already in the store.
+    """
+    config = call.config(given)
+    from pipelines import extract as verb
+
+    return verb.extract(manifest, store, config.extract, dry_run=dry_run)
+
+
+@store_app.command(name="inspect")
+def inspect_(store: Path, *, call: _Call) -> Any:
+    """Tables, versions, rows, keys and sizes of a store.
+
+    Example: aqa store inspect store
+
+    Parameters
+    ----------
+    store
+        Folder of the feature store.
+    """
+    from pipelines import store as verb
+
+    return verb.inspect(store)
+
+
+@store_app.command
+def verify(store: Path, *, call: _Call) -> Any:
+    """Read every file of the store again and compare it with its record.
+
+    Example: aqa store verify store
+
+    Parameters
+    ----------
+    store
+        Folder of the feature store.
+    """
+    from pipelines import store as verb
+
+    return verb.verify(store)
+
+
+@train_app.command
+@_settings("pretrain")
+def pretrain(
+    *,
+    store: _Store,
+    name: _Name,
+    runs: _Runs = Path("runs"),
+    dry_run: _DryRun = False,
+    call: _Call,
+    **given: Any,
+) -> Any:
+    """Phase 1: the non-expert learns pace and inpainting from healthy motion.
+
+    Example: aqa train pretrain --store store --name base --epochs 30 --model.encoder-units 64
+    """
+    config = call.config(given)
+    from pipelines import train
+
+    return train.pretrain(store, name, config, runs=runs, dry_run=dry_run)
+
+
+@train_app.command
+@_settings("expert")
+def expert(
+    *,
+    store: _Store,
+    name: _Name,
+    pretrained: Path,
+    runs: _Runs = Path("runs"),
+    dry_run: _DryRun = False,
+    call: _Call,
+    **given: Any,
+) -> Any:
+    """Phase 2: the expert learns scores on top of a pretrained encoder.
+
+    Example: aqa train expert --store store --name es5 --pretrained runs/base --action-type Es5
+
+    Parameters
+    ----------
+    pretrained
+        Run of `aqa train pretrain`.
+    """
+    config = call.config(given)
+    from pipelines import train
+
+    return train.expert(store, name, pretrained, config, runs=runs, dry_run=dry_run)
+
+
+@app.command
+@_settings("evaluate")
+def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
+    """Measure a trained run on the test split, beside the median predictor.
+
+    Example: aqa evaluate runs/es5 --store store
+
+    Parameters
+    ----------
+    run
+        Run of `aqa train expert`.
+    """
+    config = call.config(given)
+    from pipelines import evaluate as verb
+
+    return verb.evaluate(run, store, config)
+
+
+@app.command
+def doctor(*, call: _Call) -> Any:
+    """What this machine has and lacks: versions, cores, GPU, decoders, Ray address, MLflow store, disk.
+
+    Example: aqa doctor --json
+    """
+    from pipelines import doctor as verb
+
+    rows = verb.report()
+    return Result(rows, exit_code=2 if any(row["status"] == "missing" for row in rows) else 0)
+
+
+@config_app.command
+def show(*, call: _Call) -> Any:
+    """Every setting, its value, and where the value comes from.
+
+    Example: aqa config show --config run.toml
+    """
+    from pipelines.config import flatten, resolve
+
+    config, origins = resolve(call.config_file, os.environ)
+    return [
+        {"setting": path, "value": value, "origin": origins[path]} for path, value in flatten(config).items()
+    ]
+
+
+@config_app.command
+def template(*, call: _Call) -> Any:
+    """A TOML file of all settings with their meaning, at their defaults.
+
+    Example: aqa config template > run.toml
+    """
+    from pipelines.config import write_template
+
+    return write_template()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A verb's result together with an exit code other than 0."""
+
+    document: Any
+    exit_code: int = 0
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="TOML file of settings.", group=_GLOBAL)] = None,
+    json: Annotated[
+        bool, Parameter(help="One JSON document on stdout.", negative=(), group=_GLOBAL, show_default=False)
+    ] = False,
+    verbose: Annotated[
+        bool,
+        Parameter(
+            name=["--verbose", "-v"],
+            help="Debug log, and tracebacks.",
+            negative=(),
+            group=_GLOBAL,
+            show_default=False,
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, Parameter(help="Log warnings only.", negative=(), group=_GLOBAL, show_default=False)
+    ] = False,
+) -> Any:
+    """Take the options of every command off the line, then run the verb with stdout kept for its result."""
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if "call" not in ignored:  # --help and --version print by themselves
+        return command(*bound.args, **bound.kwargs)
+    _prepare(verbose=verbose, quiet=quiet)
+    with contextlib.redirect_stdout(sys.stderr):
+        return command(*bound.args, **bound.kwargs, call=Call(config, verbose, quiet))
+
+
+def _prepare(*, verbose: bool, quiet: bool) -> None:
+    """Logging to stderr, and no telemetry unless the user asked for it."""
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s" if not verbose else "%(name)s: %(message)s"))
+    for package in ("pipelines", "cluster"):
+        logger = logging.getLogger(package)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; errors become one text on stderr."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, verbose = "--json" in tokens, "--verbose" in tokens or "-v" in tokens
+    try:
+        _attach_settings(tokens)
+        result = app.meta(tokens, exit_on_error=False, print_error=False)
+        if not isinstance(result, Result):
+            result = Result(result)
+        if result.document is not None:
+            print(to_json(result.document) if as_json else to_text(result.document))
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        cause = "interrupted; the same command resumes where it stopped"
+        return _fail("Interrupted", ("aqa", cause, ""), INTERRUPTED, f"aqa: {cause}", as_json)
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a text
+        known = as_aqa_error(error)
+        if verbose:
+            traceback.print_exception(error)
+        if known is None:
+            cause = f"bug: {type(error).__name__}: {error}"
+            remedy = "run again with --verbose and report the traceback"
+            return _fail("Bug", ("aqa", cause, remedy), 1, f"{cause}; {remedy}", as_json)
+        fields = (known.where, known.cause, known.remedy)
+        return _fail(type(known).__name__, fields, known.exit_code, f"error: {known}", as_json)
+    return result.exit_code
+
+
+def _fail(kind: str, fields: tuple[str, str, str], exit_code: int, text: str, as_json: bool) -> int:
+    print(text, file=sys.stderr)
+    if as_json:
+        where, cause, remedy = fields
+        document = {"type": kind, "where": where, "cause": cause, "remedy": remedy, "exit_code": exit_code}
+        print(to_json({"error": document}))
+    return exit_code
+
+
+def as_aqa_error(error: BaseException) -> AqaError | None:
+    """The error as a user should see it; None if it is a bug."""
+    if isinstance(error, AqaError):
+        return error
+    if isinstance(error, CycloptsError):
+        command = " ".join(["aqa", *(error.command_chain or ())])
+        return ConfigError("command line", str(error).rstrip("."), f"See `{command} --help`")
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
+        return _storage_error(error)
+    connect = sys.modules.get("cluster.connect")  # only then can one of its errors have come up
+    if connect is not None and isinstance(error, connect.ClusterUnavailable):
+        return ClusterError(error.address, error.cause, error.remedy)
+    if connect is not None and isinstance(error, connect.InsecureCluster):
+        return SecurityError(error.address, error.cause, error.remedy)
+    return None
+
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
+
+
+def _storage_error(error: OSError) -> StorageError:
+    """An operating-system error with the path it concerns and the room left there."""
+    path = Path(os.fsdecode(error.filename)) if error.filename else Path.cwd()
+    cause = os.strerror(error.errno or 0).lower()
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+        return StorageError(path, cause, "Check the path")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StorageError(path, cause, "Check the permissions")
+    place = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    free = shutil.disk_usage(place).free
+    return StorageError(
+        path,
+        f"{cause}; {free:,} bytes are free there",
+        "Make room or choose another folder, then run the same command again",
+    )
+
+
+def to_json(document: Any) -> str:
+    """One JSON document; numbers that are not finite become null, paths become text."""
+    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)  # NumPy scalars know their value
+
+
+def to_text(document: Any, indent: str = "") -> str:
+    """A result for people: a list of rows as a table, a dict as aligned names and values."""
+    if isinstance(document, list) and document and all(isinstance(row, dict) for row in document):
+        return _table(document, indent)
+    if not isinstance(document, dict):
+        return indent + _cell(document)
+    width = max((len(str(key)) for key in document), default=0)
+    lines = []
+    for key, value in document.items():
+        nested = isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict))
+        if nested and value:
+            lines += [f"{indent}{key}", to_text(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key!s:<{width}}  {_cell(value)}".rstrip())
+    return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]], indent: str) -> str:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        indent + "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)
