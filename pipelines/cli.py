@@ -422,6 +422,7 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray reads it at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
@@ -470,16 +471,23 @@ def as_aqa_error(error: BaseException) -> AqaError | None:
     if isinstance(error, AqaError):
         return error
     if isinstance(error, CycloptsError):
-        command = " ".join(["aqa", *(error.command_chain or ())])
+        command = " ".join(["aqa", *(getattr(error, "command_chain", None) or ())])
         return ConfigError("command line", str(error).rstrip("."), f"See `{command} --help`")
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
         return _storage_error(error)
-    connect = sys.modules.get("cluster.connect")  # only then can one of its errors have come up
-    if connect is not None and isinstance(error, connect.ClusterUnavailable):
-        return ClusterError(error.address, error.cause, error.remedy)
-    if connect is not None and isinstance(error, connect.InsecureCluster):
-        return SecurityError(error.address, error.cause, error.remedy)
-    return None
+    return _cluster_error(error)
+
+
+def _cluster_error(error: BaseException) -> AqaError | None:
+    """cluster/ may not import pipelines, so its two errors get their exit codes here."""
+    if "cluster.connect" not in sys.modules:  # then none of its errors can have come up
+        return None
+    from cluster.connect import ClusterUnavailable, InsecureCluster
+
+    if not isinstance(error, ClusterUnavailable):
+        return None
+    kind = SecurityError if isinstance(error, InsecureCluster) else ClusterError
+    return kind(error.address, error.cause, error.remedy)
 
 
 _STORAGE_ERRNOS = {
