@@ -1,9 +1,9 @@
 """The one door to Ray: joins the cluster RAY_ADDRESS names, or starts a local Ray and stops it again.
 
-Ray 2.60 facts this file is built on (tried, see docs/decisions.md): ray.init() tries an address where nobody
-answers for 122 s and then exits the interpreter; without an address it joins any Ray that happens to run on the
-machine; a local Ray without RAY_AUTH_MODE writes a token to ~/.ray; under `uv run` it rebuilds the environment
-for its workers.
+Facts of Ray 2.60 that this file is built on (docs/decisions.md): ray.init() tries an address where nobody
+answers for 122 s and then exits the interpreter; without an address it joins any Ray that happens to run on
+the machine; a local Ray without RAY_AUTH_MODE writes a token to ~/.ray; under `uv run` it rebuilds the
+environment for its workers.
 """
 
 from __future__ import annotations
@@ -52,16 +52,18 @@ class InsecureCluster(ClusterUnavailable):
 def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[None]:
     """Hold a connection to Ray for the length of the block.
 
-    Joins the cluster of RAY_ADDRESS and leaves it running; without that variable starts a local Ray, protected
-    by a token of its own, and stops it at the end. Inside another `connect` it uses the Ray that is there.
+    Joins the cluster of RAY_ADDRESS and leaves it running; without that variable starts a local Ray,
+    protected by a token of its own, and stops it at the end. Inside another `connect` it uses the Ray that
+    is there.
 
     Args:
         num_cpus: cores of a local Ray; None = all. A cluster decides for itself.
         verbose: workers' output reaches this terminal.
 
     Raises:
-        ClusterUnavailable: nobody answers within 15 s, or Ray or Python versions differ.
-        InsecureCluster: the cluster is reachable from outside without a token and AQA_ALLOW_INSECURE_RAY is not 1.
+        ClusterUnavailable: no Ray answers there (known within 5 s), or Ray or Python versions differ.
+        InsecureCluster: the cluster is reachable from outside without a token and AQA_ALLOW_INSECURE_RAY
+            is not 1.
     """
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -111,7 +111,7 @@ def _pose() -> list[Row]:
     if any(row["status"] != "ok" for row in rows):
         return rows
     try:
-        importlib.import_module("pipelines.stages.mmpose_compat")
+        importlib.import_module("pipelines.stages.mmpose_compat").install()
         importlib.import_module("mmpose.apis")
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         return [*rows, _row("pose estimation", f"MMPose cannot be imported: {error}", "warn", _POSE)]
