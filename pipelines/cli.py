@@ -9,12 +9,9 @@ Exit codes: 0 ok, 1 bug, 130 interrupted, and those of pipelines/errors.py.
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
-import json
 import logging
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, Group, Parameter
 
 from pipelines import __version__
-from pipelines.errors import AqaError, ClusterError, ConfigError, SecurityError, StorageError
+from pipelines.exits import as_aqa_error
+from pipelines.result import Result, to_json, to_text
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -374,14 +372,6 @@ def template(*, call: _Call) -> Any:
     return write_template()
 
 
-@dataclass(frozen=True)
-class Result:
-    """A verb's result together with an exit code other than 0."""
-
-    document: Any
-    exit_code: int = 0
-
-
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -464,115 +454,3 @@ def _fail(kind: str, fields: tuple[str, str, str], exit_code: int, text: str, as
         document = {"type": kind, "where": where, "cause": cause, "remedy": remedy, "exit_code": exit_code}
         print(to_json({"error": document}))
     return exit_code
-
-
-def as_aqa_error(error: BaseException) -> AqaError | None:
-    """The error as a user should see it; None if it is a bug."""
-    if isinstance(error, AqaError):
-        return error
-    if isinstance(error, CycloptsError):
-        command = " ".join(["aqa", *(getattr(error, "command_chain", None) or ())])
-        return ConfigError("command line", str(error).rstrip("."), f"See `{command} --help`")
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
-        return _storage_error(error)
-    return _cluster_error(error)
-
-
-def _cluster_error(error: BaseException) -> AqaError | None:
-    """cluster/ may not import pipelines, so its two errors get their exit codes here."""
-    if "cluster.connect" not in sys.modules:  # then none of its errors can have come up
-        return None
-    from cluster.connect import ClusterUnavailable, InsecureCluster
-
-    if not isinstance(error, ClusterUnavailable):
-        return None
-    kind = SecurityError if isinstance(error, InsecureCluster) else ClusterError
-    return kind(error.address, error.cause, error.remedy)
-
-
-_STORAGE_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
-
-
-def _storage_error(error: OSError) -> StorageError:
-    """An operating-system error with the path it concerns and the room left there."""
-    path = Path(os.fsdecode(error.filename)) if error.filename else Path.cwd()
-    cause = os.strerror(error.errno or 0).lower()
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return StorageError(path, cause, "Check the path")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return StorageError(path, cause, "Check the permissions")
-    place = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    free = shutil.disk_usage(place).free
-    return StorageError(
-        path,
-        f"{cause}; {free:,} bytes are free there",
-        "Make room or choose another folder, then run the same command again",
-    )
-
-
-def to_json(document: Any) -> str:
-    """One JSON document; numbers that are not finite become null, paths become text."""
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return _plain(value.item()) if hasattr(value, "item") else str(value)  # NumPy scalars know their value
-
-
-def to_text(document: Any, indent: str = "") -> str:
-    """A result for people: a list of rows as a table, a dict as aligned names and values."""
-    if isinstance(document, list) and document and all(isinstance(row, dict) for row in document):
-        return _table(document, indent)
-    if not isinstance(document, dict):
-        return indent + _cell(document)
-    width = max((len(str(key)) for key in document), default=0)
-    lines = []
-    for key, value in document.items():
-        nested = isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict))
-        if nested and value:
-            lines += [f"{indent}{key}", to_text(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key!s:<{width}}  {_cell(value)}".rstrip())
-    return "\n".join(lines)
-
-
-def _table(rows: list[dict[str, Any]], indent: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = [
-        indent + "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
