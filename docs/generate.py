@@ -22,8 +22,8 @@ def configuration() -> str:
         "",
         NOTE.format(source="pipelines/config.py"),
         "Strength: flag > environment > TOML file > default. In TOML a setting `pretrain.model.paces` is the",
-        "key `paces` of the table `[pretrain.model]`; in the environment AQA_PRETRAIN__MODEL__PACES; as a flag",
-        "the verb already names the section. `aqa config show` tells where each value comes from.",
+        "key `paces` of the table `[pretrain.model]`; in the environment AQA_PRETRAIN__MODEL__PACES; as a",
+        "flag the verb already names the section. `aqa config show` tells where each value comes from.",
     ]
     section = None
     for setting in describe():

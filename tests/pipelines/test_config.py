@@ -75,7 +75,7 @@ def test_other_variables_are_left_alone():
 UNKNOWN = [
     (
         {"flags": {"pretrain.epoch": "3"}},
-        r"pretrain\.epoch \(flag --epoch\): unknown.*nearest is pretrain\.epochs",
+        r"pretrain\.epoch \(flag --epoch\): unknown.* is pretrain\.epochs",
     ),
     (
         {"environment": {"AQA_PRETRAIN__MODEL__ENCODR_UNITS": "3"}},

@@ -58,7 +58,9 @@ def test_other_readers_see_the_same_poses(tmp_path):
     table = pa.Table.from_pylist([row], schema=schema.POSES)
     file = tmp_path / "poses.parquet"
     pq.write_table(table, file)
-    assert pq.read_table(file).schema.equals(schema.POSES, check_metadata=True)
+    again = pq.read_schema(file)
+    assert again.names == schema.POSES.names
+    assert [field.metadata[b"meaning"] for field in again] == [f.metadata[b"meaning"] for f in schema.POSES]
     expected = ["1.0", "2.0", "nan", "4.0"]
     from_polars = polars.read_parquet(io.BytesIO(file.read_bytes()))["keypoints"].to_list()[0]
     (from_duckdb,) = duckdb.sql(f"select keypoints from '{file}'").fetchone()
