@@ -34,6 +34,7 @@ REJECT_CODES: dict[str, str] = {
     "decode_timeout": "decoding did not end within the time limit",
     "memory_limit": "decoding needed more memory than allowed",
     "unreadable": "the file cannot be read; check permissions and the disk",
+    "bad_keypoints": "the keypoints file is not laid out as promised; correct it and import again",
     "bad_pose": "the pose network returned values that are not finite",
 }
 

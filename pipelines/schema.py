@@ -20,7 +20,7 @@ _STRING, _DOUBLE, _FLOATS = pa.string(), pa.float64(), pa.list_(pa.float32())
 # The contract for a user's own data: only `uri` is required of a manifest.
 CLIPS = pa.schema(
     [
-        _column("clip_id", _STRING, "unique name of the clip; default: made from uri and range", required=True),
+        _column("clip_id", _STRING, "unique name of the clip; default: from uri and range", required=True),
         _column("uri", _STRING, "video file or source of the keypoints", required=True),
         _column("start_s", _DOUBLE, "first second of the scored span, from the start of the file; empty = 0"),
         _column("end_s", _DOUBLE, "end of the scored span in seconds, exclusive; empty = end of the file"),
@@ -33,7 +33,7 @@ CLIPS = pa.schema(
         _column("group", _STRING, "group of the subject, e.g. control, Parkinson"),
         _column("transitions_s", pa.list_(_DOUBLE), "times between procedures, seconds from start of file"),
         _column("split", _STRING, "train, val or test"),
-        _column("box_x1_px", _DOUBLE, "left edge of the athlete's box in upright pixels; empty = whole frame"),
+        _column("box_x1_px", _DOUBLE, "left edge of the athlete's box, upright px; empty = whole frame"),
         _column("box_y1_px", _DOUBLE, "top edge"),
         _column("box_x2_px", _DOUBLE, "right edge"),
         _column("box_y2_px", _DOUBLE, "bottom edge"),
@@ -49,6 +49,7 @@ POSES = pa.schema(
         _column("error_code", _STRING, "key of pipelines.errors.REJECT_CODES; empty if ok"),
         _column("error_message", _STRING, "what was found, for people; empty if ok"),
         _column("attempts", pa.int32(), "how often the clip was tried", required=True),
+        _column("clip_digest", _STRING, "hash of range and box: a changed clip is computed anew"),
         _column("uri", _STRING, "where the clip was read from"),
         _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
         _column("decoder", _STRING, "decord, pyav, or the import adapter"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
     """How keypoints become model input (two_stage/sequence.py)."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     skeleton: str = "c20"
     """Canonical skeleton the input is mapped to: c20 (3-D) or c15 (2-D and 3-D)."""
@@ -24,7 +24,7 @@ class SequenceConfig:
 class NonExpertConfig:
     """Encoder, pace head, inpainting decoder, discriminator (paper section 3.1)."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     encoder_units: int = 1000
     """Units per direction of the bidirectional GRU (paper: 1000)."""
@@ -47,7 +47,7 @@ class NonExpertConfig:
 class ExpertConfig:
     """Skeleton-only expert: BiLSTM over the encoder's states, then BN-ReLU-FC (paper section 3.2)."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     lstm_units: int = 100
     """Units per direction."""

@@ -1,0 +1,322 @@
+"""The verb `data`: start a manifest, check it, import a data set, say what is in it.
+
+Reports are plain dictionaries that can be written as JSON; `report_lines` renders them for people.
+"""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.datasets import KINDS
+from pipelines.datasets.problems import first_names
+from pipelines.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+SHOWN = 10
+_TEMPLATE_COLUMNS = ("uri", "start_s", "end_s", "action_type", "score", "difficulty", "subject_id", "split")
+_README = """# Clips
+
+`clips.csv` lists the clips to be scored, one row each. Only the column `uri` is required: a video file
+(relative to this folder, or absolute) or an address. Save it as UTF-8 with commas and decimal points;
+lines above the header that start with # are comments. Empty cells mean "not known".
+
+Check it with `aqa data validate clips.csv`; every problem is named with its line and column.
+Clips without score can be scored by a trained model. For training, `score` and `subject_id` are needed;
+a subject may only be in one of the splits train, val and test.
+"""
+
+
+def init(folder: Path) -> list[Path]:
+    """Write a commented template `clips.csv` and a short README.md; never overwrites.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: one of the files exists already; nothing is written.
+        StorageError: the folder cannot be written.
+    """
+    from pipelines.schema import CLIPS
+
+    meanings = [f"# {field.name}: {field.metadata[b'meaning'].decode()}" for field in CLIPS]
+    example = "# videos/dive_01.mp4,12.4,16.1,407c,86.4,3.4,athlete_07,train"
+    template = ["# One row per clip. Columns (delete those you do not need, in any order):", *meanings]
+    template += ["# Example of a row:", example, ",".join(_TEMPLATE_COLUMNS)]
+    texts = {Path(folder) / "clips.csv": "\n".join(template) + "\n", Path(folder) / "README.md": _README}
+    for path in texts:
+        if path.exists() or path.is_symlink():
+            raise ConfigError(path, "the file exists and is never overwritten", "choose another folder")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+    except OSError as error:
+        raise StorageError(
+            folder, f"cannot be written: {error.strerror}", "check path and permissions"
+        ) from None
+    return list(texts)
+
+
+def validate(path: Path) -> dict:
+    """Check a manifest.
+
+    Returns:
+        A report: counts, warnings, and video files that do not exist (count and first rows).
+
+    Raises:
+        DataError: everything that is wrong in the table, in one error.
+    """
+    from pipelines.datasets.manifest import read_manifest_lines
+
+    clips, lines = read_manifest_lines(Path(path))
+    absent = [
+        {"where": where, "uri": uri}
+        for where, uri in zip(lines, clips["uri"].to_pylist(), strict=True)
+        if "://" not in uri and not Path(uri).exists()
+    ]
+    return {
+        "kind": "manifest",
+        "source": str(Path(path).absolute()),
+        "missing_files": {"count": len(absent), "first": absent[:SHOWN]},
+        "warnings": clip_warnings(clips),
+        "stats": stats(clips),
+    }
+
+
+def import_(
+    kind: str,
+    source: Path,
+    *,
+    samples: Path | None = None,
+    tracking: Path | None = None,
+    skeleton: str = "",
+    unit: str = "",
+    rate_hz: float = 0.0,
+    split_index: int | None = None,
+    splits: Path | None = None,
+) -> tuple[pa.Table, pa.Table | None, dict]:
+    """Read a data set from a user's disk.
+
+    Args:
+        kind: a key of `pipelines.datasets.KINDS`.
+        source: manifest file; KIMORE's folder; or the npz of keypoints (or the folder that holds it).
+        samples, tracking: csv of the clips and npz of tracking states (keypoints only); found in the folder
+            of `source` if not given: *samples*.csv, *tracking*.npz.
+        skeleton, unit, rate_hz: what the keypoints are (keypoints only, all required).
+        split_index: repeat of the splits file that fills the column `split`; None = leave it.
+        splits: csv of subject splits; default subject_splits.csv in the folder of `source`.
+
+    Returns:
+        Clips, poses (None where the source holds no keypoints), and a report.
+
+    Raises:
+        ConfigError: unknown kind, or options that do not fit it.
+        DataError, SecurityError, StorageError: as the adapters.
+    """
+    source = Path(source)
+    if kind != "keypoints" and (samples or tracking or skeleton or unit or rate_hz):
+        remedy = "leave out samples, tracking, skeleton, unit and rate_hz, or import as kind keypoints"
+        raise ConfigError(kind, "this kind of data says itself what it holds", remedy)
+    poses = None
+    if kind == "manifest":
+        from pipelines.datasets.manifest import read_manifest
+
+        clips = read_manifest(source)
+        report = {"kind": kind, "source": str(source.absolute()), "warnings": clip_warnings(clips)}
+    elif kind == "kimore":
+        clips, poses, report = _import_kimore(source)
+    elif kind == "keypoints":
+        from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
+
+        positions, samples, tracking = array_files(source, samples, tracking)
+        clips, poses, report = read_keypoints(
+            ArraySource(positions, samples, skeleton, unit, rate_hz, tracking)
+        )
+    else:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(KINDS)}"
+        raise ConfigError(kind, "unknown kind of data", remedy)
+    if splits is not None and split_index is None:
+        raise ConfigError("splits", "no split number is chosen", "give split_index, e.g. 0")
+    if split_index is not None:
+        from pipelines.datasets.subject_splits import read_splits, with_splits
+
+        folder = source if source.is_dir() else source.parent
+        clips, warnings = with_splits(
+            clips, read_splits(splits or folder / "subject_splits.csv", split_index)
+        )
+        report["warnings"] += warnings
+    report["stats"] = stats(clips, poses)
+    return clips, poses, report
+
+
+def _import_kimore(source: Path) -> tuple[pa.Table, pa.Table, dict]:
+    """The official folders, or the folder of arrays: Kinect v2, metres, nominal 30 Hz."""
+    from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
+    from pipelines.datasets.kimore import NOMINAL_HZ, read_kimore
+
+    if any((source / top).is_dir() for top in ("CG", "GPP")) or not list(source.glob("*positions*.npz")):
+        return read_kimore(source)
+    positions, samples, tracking = array_files(source, None, None)
+    arrays = ArraySource(positions, samples, "kinect25", "m", NOMINAL_HZ, tracking, dataset="kimore")
+    return read_keypoints(arrays)
+
+
+def array_files(source: Path, samples: Path | None, tracking: Path | None) -> tuple[Path, Path, Path | None]:
+    """Positions, samples and tracking states: as given, else the one file of that name in the folder."""
+    folder, positions = (
+        (source, _only(source, "*positions*.npz")) if source.is_dir() else (source.parent, source)
+    )
+    samples = samples or _only(folder, "*samples*.csv")
+    if tracking is None and source.is_dir() and list(folder.glob("*tracking*.npz")):
+        tracking = _only(folder, "*tracking*.npz")
+    return positions, samples, tracking
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        cause = f"{len(found)} files match {pattern}, expected one"
+        raise ConfigError(folder, cause, "name the file on the command line")
+    return found[0]
+
+
+def clip_warnings(clips: pa.Table) -> list[str]:
+    """What is allowed but often a mistake: one video in several splits, constant or single labels."""
+    found = []
+    splits: dict[str, set[str]] = {}
+    for uri, split in zip(clips["uri"].to_pylist(), clips["split"].to_pylist(), strict=True):
+        if split is not None:
+            splits.setdefault(uri, set()).add(split)
+    shared = [uri for uri, names in splits.items() if len(names) > 1]
+    if shared:
+        found.append(f"{len(shared)} videos have clips in more than one split, the first: {shared[0]}")
+    scores: dict[str, list[float]] = {}
+    for action, score in zip(clips["action_type"].to_pylist(), clips["score"].to_pylist(), strict=True):
+        if score is not None:
+            scores.setdefault(action or "(none)", []).append(score)
+    for action, values in sorted(scores.items()):
+        if len(values) == 1:
+            found.append(f"action type {action} has a single labelled clip, so nothing to compare it with")
+        elif min(values) == max(values):
+            found.append(
+                f"all {len(values)} scores of action type {action} are {values[0]:g}; no rank order exists"
+            )
+    return found
+
+
+def stats(clips: pa.Table, poses: pa.Table | None = None) -> dict:
+    """Counts and ranges.
+
+    Args:
+        clips: table with the schema CLIPS.
+        poses: table with (at least) status, error_code and num_frames of POSES; None if there are none yet.
+
+    Returns:
+        Counts of clips, labels and subjects; clips per split, action type and group; score and length as
+        minimum, median and maximum, overall and per action type; with poses: rows per status and error code.
+    """
+    scores = clips["score"].to_pylist()
+    spans = zip(clips["start_s"].to_pylist(), clips["end_s"].to_pylist(), strict=True)
+    subjects = Counter(name for name in clips["subject_id"].to_pylist() if name is not None)
+    by_action: dict[str, list[float]] = {}
+    for action, score in zip(clips["action_type"].to_pylist(), scores, strict=True):
+        by_action.setdefault(action or "(none)", []).extend([] if score is None else [score])
+    report = {
+        "clips": len(clips),
+        "labelled": sum(score is not None for score in scores),
+        "unlabelled": sum(score is None for score in scores),
+        "subjects": len(subjects),
+        "clips_per_subject": _range(list(subjects.values())),
+        "split": _counts(clips["split"].to_pylist()),
+        "group": _counts(clips["group"].to_pylist()),
+        "action_type": {
+            action: {"clips": count, "score": _range(by_action[action])}
+            for action, count in _counts(clips["action_type"].to_pylist()).items()
+        },
+        "score": _range([score for score in scores if score is not None]),
+        "span_s": _range([end - (start or 0.0) for start, end in spans if end is not None]),
+    }
+    if poses is not None:
+        report["status"] = _counts(poses["status"].to_pylist())
+        report["error_code"] = _counts([code for code in poses["error_code"].to_pylist() if code])
+        report["frames"] = _range([count for count in poses["num_frames"].to_pylist() if count is not None])
+    return report
+
+
+def _counts(values: Sequence[str | None]) -> dict[str, int]:
+    return dict(sorted(Counter(value or "(none)" for value in values).items()))
+
+
+def _range(values: Sequence[float]) -> dict | None:
+    if not values:
+        return None
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def report_lines(report: dict) -> list[str]:
+    """A report of `validate`, `import_` or `stats` as lines of text."""
+    lines = []
+    if "recordings" in report:
+        lines.append(
+            f"{report['recordings']:,} recordings of {report['subjects']:,} subjects, {report['frames']:,} frames"
+        )
+        lines.append(f"{report['labelled']:,} labelled pairs")
+    for key in ("unlabelled", "missing"):
+        if isinstance(names := report.get(key), list):
+            lines.append(f"{len(names):,} {key}" + (f": {first_names(names, SHOWN)}" if names else ""))
+    if "rejected" in report:
+        lines.append(f"{len(report['rejected']):,} rejected")
+        lines += [f"  {item['clip_id']}: {item['message']}" for item in report["rejected"][:SHOWN]]
+    if "tracking" in report:
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in report["tracking"].items())
+        lines.append(f"tracking state of joints: {shares}")
+    for key in ("merged_rows", "masked_joints"):
+        if report.get(key):
+            lines.append(f"{report[key]:,} {key.replace('_', ' ')}")
+    if absent := report.get("missing_files", {}).get("count"):
+        lines.append(f"{absent:,} video files do not exist (extraction will reject them)")
+        lines += [f"  {item['where']}: {item['uri']}" for item in report["missing_files"]["first"]]
+    warnings = report.get("warnings", [])
+    lines += [f"warning: {text}" for text in warnings[: 2 * SHOWN]]
+    if len(warnings) > 2 * SHOWN:
+        lines.append(f"and {len(warnings) - 2 * SHOWN} more warnings")
+    numbers = report.get("stats") or (report if "clips" in report else None)
+    return lines + (_stats_lines(numbers) if numbers else [])
+
+
+def _stats_lines(numbers: dict) -> list[str]:
+    lines = [
+        f"{numbers['clips']:,} clips, {numbers['labelled']:,} labelled, {numbers['unlabelled']:,} not, "
+        f"{numbers['subjects']:,} subjects"
+    ]
+    for key in ("split", "group", "status", "error_code"):
+        if counts := {
+            name: count for name, count in numbers.get(key, {}).items() if numbers[key] != {"(none)": count}
+        }:
+            lines.append(f"{key}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    for key, unit in (
+        ("score", " points"),
+        ("span_s", " s"),
+        ("frames", " frames"),
+        ("clips_per_subject", " clips"),
+    ):
+        if span := numbers.get(key):
+            lines.append(f"{key}: {_span(span)}{unit}")
+    for action, item in numbers["action_type"].items():
+        score = f", score {_span(item['score'])}" if item["score"] else ", no scores"
+        lines.append(f"action type {action}: {item['clips']:,} clips{score}")
+    return lines
+
+
+def _span(span: dict) -> str:
+    return f"{span['min']:g} to {span['max']:g}, median {span['median']:g}"

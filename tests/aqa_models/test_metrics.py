@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from aqa_models.metrics import bootstrap_interval, mae, relative_l2, rmse, spearman_rho
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_spearman_equals_scipy_with_and_without_ties(seed):
+    generator = np.random.default_rng(seed)
+    size = int(generator.integers(2, 40))
+    a = generator.normal(size=size) if seed % 2 else generator.integers(0, 5, size).astype(float)
+    b = a + generator.normal(size=size).round(seed % 3)
+    if np.ptp(a) and np.ptp(b):
+        assert spearman_rho(a, b) == pytest.approx(spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_spearman_by_hand():
+    assert spearman_rho(np.array([1.0, 2, 3]), np.array([10.0, 20, 30])) == 1
+    assert spearman_rho(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(0.5)
+    assert spearman_rho(np.array([3.0, 2, 1]), np.array([10.0, 20, 30])) == -1
+
+
+def test_spearman_of_a_constant_is_undefined_not_zero():
+    assert math.isnan(spearman_rho(np.ones(4), np.arange(4.0)))
+    assert math.isnan(spearman_rho(np.arange(4.0), np.ones(4)))
+    assert math.isnan(spearman_rho(np.ones(1), np.ones(1)))
+
+
+def test_errors_by_hand():
+    predicted, true = np.array([1.0, 2, 6]), np.array([1.0, 4, 5])
+    assert mae(predicted, true) == 1
+    assert rmse(predicted, true) == pytest.approx(math.sqrt(5 / 3))
+    assert relative_l2(predicted, true, (0, 10)) == pytest.approx((0.04 + 0.01) / 3)
+
+
+def test_relative_l2_needs_a_rising_range():
+    with pytest.raises(ValueError, match=r"score_range must rise, got \(5, 5\)"):
+        relative_l2(np.ones(2), np.ones(2), (5, 5))
+
+
+def test_bootstrap_draws_whole_clusters():
+    true = np.zeros(6)
+    predicted = np.array([0.0, 0, 0, 3, 3, 3])  # two subjects: error 0 and error 3
+    low, high = bootstrap_interval(mae, predicted, true, np.array(list("aaabbb")), resamples=2000)
+    assert (low, high) == (0, 3)  # only 0, 1.5 and 3 can be drawn; each extreme has a share of 1/4
+    single = bootstrap_interval(mae, predicted, true, np.arange(6), resamples=2000)
+    assert 0 < single[0] < 1.5 < single[1] < 3
+
+
+def test_bootstrap_covers_the_textbook_interval():
+    generator = np.random.default_rng(1)
+    errors = generator.normal(size=400)
+    low, high = bootstrap_interval(
+        lambda p, t: float((p - t).mean()), errors, np.zeros(400), np.arange(400), resamples=4000
+    )
+    half = 1.96 * errors.std() / 20
+    assert low == pytest.approx(errors.mean() - half, abs=0.012)
+    assert high == pytest.approx(errors.mean() + half, abs=0.012)
+
+
+def test_bootstrap_is_seeded_and_needs_two_clusters():
+    a, b = np.arange(5.0), np.array([1.0, 0, 2, 4, 3])
+    first = bootstrap_interval(spearman_rho, a, b, np.arange(5), seed=3)
+    assert first == bootstrap_interval(spearman_rho, a, b, np.arange(5), seed=3)
+    assert all(math.isnan(x) for x in bootstrap_interval(mae, a, b, np.zeros(5)))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="two non-empty vectors"):
+        mae(np.ones(2), np.ones(3))
+    with pytest.raises(ValueError, match="scores must be finite"):
+        rmse(np.array([np.nan]), np.ones(1))
+    with pytest.raises(ValueError, match="2 items but 3 cluster names"):
+        bootstrap_interval(mae, np.ones(2), np.ones(2), np.arange(3))

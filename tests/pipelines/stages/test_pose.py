@@ -1,0 +1,166 @@
+"""The pose stage gives what MMPose's own inference gives, for any top-down network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.errors import ConfigError
+from pipelines.stages import mmpose_compat, pose
+from pipelines.stages.crops import DECODED
+from pipelines.stages.decode import box_to_center_scale, fix_aspect, warp_matrix
+
+mmpose_compat.install()
+
+RTMPOSE = "rtmpose-t_8xb256-420e_coco-256x192"
+HRNET = "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192"
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Makes a weights file with seeded random values for a config name."""
+
+    def make(name: str):
+        import torch
+        from mmpose.apis import init_model
+        from safetensors.torch import save_file
+
+        config = pose.read_pose_config(name)
+        torch.manual_seed(0)
+        network = init_model(config, None, device="cpu")
+        path = tmp_path / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+        return path
+
+    return make
+
+
+def image(height: int = 240, width: int = 320) -> np.ndarray:
+    """A smooth random RGB picture."""
+    import cv2
+
+    noise = np.random.default_rng(0).uniform(0, 255, (height // 8, width // 8, 3)).astype(np.float32)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+
+
+def crop(rgb: np.ndarray, box: tuple, model: pose.PoseModel) -> np.ndarray:
+    import cv2
+
+    center, scale = box_to_center_scale(box, model.padding)
+    scale = fix_aspect(scale, model.width, model.height)
+    matrix = warp_matrix(center, scale, (model.width, model.height))
+    return cv2.warpAffine(rgb, matrix, (model.width, model.height), flags=cv2.INTER_LINEAR)
+
+
+def decoded_row(name: str, frames: np.ndarray, box: tuple, **values) -> dict:
+    return dict.fromkeys(DECODED.names) | {
+        "clip_id": name,
+        "uri": f"{name}.mp4",
+        "status": "ok",
+        "attempts": 1,
+        "frame_index": list(range(len(frames))),
+        "time_s": [index / 25 for index in range(len(frames))],
+        "crop_box": list(box),
+        "frames": frames.tobytes(),
+        **values,
+    }
+
+
+@pytest.mark.parametrize("name", [RTMPOSE, HRNET, pose.SHIPPED])
+def test_equals_mmpose_inference(name, weights):
+    model = pose.find_pose_model(name, None if name == pose.SHIPPED else weights(name))
+    network = pose.PoseNetwork(model, "cpu")
+    from mmpose.apis import inference_topdown, init_model
+
+    config = pose.read_pose_config(name)
+    config.model.test_cfg.flip_test = False
+    reference = init_model(config, None, device="cpu")
+    mmpose_compat.load_weights(reference, model.weights)
+    rgb = image()
+    boxes = [(0.0, 0.0, 320.0, 240.0), (40.5, 10.25, 200.0, 230.75)]
+    for box in boxes:
+        expected = inference_topdown(reference, rgb[..., ::-1].copy(), np.asarray([box]))[0]
+        rows = pa.Table.from_pylist([decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED)
+        row = pose.PoseStage(model, 64, use_gpu=False).process(network, rows).to_pylist()[0]
+        found = np.asarray(row["keypoints"]).reshape(row["num_frames"], row["num_joints"], 2)
+        np.testing.assert_allclose(found[0], expected.pred_instances.keypoints[0], atol=1e-3)
+
+
+def test_batches_across_clips_change_nothing(weights):
+    model = pose.find_pose_model(RTMPOSE, weights(RTMPOSE))
+    network = pose.PoseNetwork(model, "cpu")
+    box = (0.0, 0.0, 320.0, 240.0)
+    frames = np.stack([crop(np.roll(image(), 9 * shift, 1), box, model) for shift in range(5)])
+    clips = [decoded_row("a", frames[:2], box), decoded_row("b", frames[2:], box)]
+    small = pose.PoseStage(model, 1, use_gpu=False).process(
+        network, pa.Table.from_pylist(clips, schema=DECODED)
+    )
+    large = pose.PoseStage(model, 4, use_gpu=False).process(
+        network, pa.Table.from_pylist(clips, schema=DECODED)
+    )
+    assert small.column("num_frames").to_pylist() == [2, 3]
+    for one, other in zip(small.to_pylist(), large.to_pylist(), strict=True):
+        np.testing.assert_allclose(one["keypoints"], other["keypoints"], atol=1e-3)
+        np.testing.assert_allclose(one["confidence"], other["confidence"], atol=1e-5)
+
+
+def test_a_rejected_clip_passes_through_and_leaves_the_others_alone():
+    model = pose.find_pose_model(pose.SHIPPED, None)
+    network = pose.PoseNetwork(model, "cpu")
+    box = (0.0, 0.0, 320.0, 240.0)
+    good = decoded_row("good", crop(image(), box, model)[None], box)
+    bad = dict.fromkeys(DECODED.names) | {
+        "clip_id": "bad",
+        "status": "rejected",
+        "attempts": 1,
+        "error_code": "empty",
+        "error_message": "zero bytes",
+    }
+    rows = pose.PoseStage(model, 8, use_gpu=False).process(
+        network, pa.Table.from_pylist([bad, good], schema=DECODED)
+    )
+    assert rows.column("clip_id").to_pylist() == ["bad", "good"]
+    assert rows.column("status").to_pylist() == ["rejected", "ok"]
+    assert rows.column("error_code").to_pylist() == ["empty", None]
+    assert rows.column("skeleton").to_pylist() == [None, "mpii16"]
+
+
+def test_unknown_config_names_the_nearest(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    with pytest.raises(ConfigError, match=f"no config of the MMPose zoo. Did you mean {RTMPOSE}"):
+        pose.find_pose_model("rtmpose-t_8xb256-420e_coco-256x19", path)
+
+
+def test_weights_are_required_for_the_zoo(tmp_path):
+    with pytest.raises(ConfigError, match="needs a weights file. Give --weights FILE"):
+        pose.find_pose_model(RTMPOSE, None)
+    with pytest.raises(ConfigError, match="none.pth does not exist"):
+        pose.find_pose_model(RTMPOSE, tmp_path / "none.pth")
+
+
+def test_a_bottom_up_network_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    with pytest.raises(ConfigError, match="is no top-down network. Choose a topdown config"):
+        pose.find_pose_model("rtmo-s_8xb32-600e_coco-640x640", path)
+
+
+def test_a_network_of_an_unknown_skeleton_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    with pytest.raises(ConfigError, match="a skeleton not known here. Choose a network for one of: coco"):
+        pose.find_pose_model("td-hm_res50_8xb64-210e_animalpose-256x256", path)
+
+
+def test_weights_of_another_network_are_refused(weights):
+    model = pose.find_pose_model(RTMPOSE, weights(HRNET))
+    with pytest.raises(ConfigError, match="missing"):
+        pose.PoseNetwork(model, "cpu")
+
+
+def test_installing_twice_is_harmless():
+    mmpose_compat.install()
+    mmpose_compat.install()
+    import mmpose  # noqa: F401
