@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipelines.config import Config
 
 INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
 
 app = App(
     name="aqa",
@@ -139,23 +141,23 @@ def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
     """
     from pipelines import demo as verb
 
-    return verb.run(folder)
+    return verb.run(folder, say=logger.info)
 
 
 @data_app.command
-def init(path: Path = Path("clips.csv"), *, call: _Call) -> Any:
-    """Write an example clips table to fill in, with the meaning of each column beside it.
+def init(folder: Path = Path(), *, call: _Call) -> Any:
+    """Write clips.csv, a clips table to fill in, and a page that explains its columns.
 
-    Example: aqa data init clips.csv
+    Example: aqa data init mydata
 
     Parameters
     ----------
-    path
-        File to create; an existing one is left alone.
+    folder
+        Where to; existing files are left alone.
     """
     from pipelines import data
 
-    return data.init(path)
+    return {"written": data.init(folder)}
 
 
 @data_app.command
@@ -171,16 +173,23 @@ def validate(manifest: Path, *, call: _Call) -> Any:
     """
     from pipelines import data
 
-    return data.validate(manifest)
+    report = data.validate(manifest)
+    return Result(report, text="\n".join(data.report_lines(report)))
 
 
 @data_app.command(name="import")
 def import_(
-    kind: Literal["manifest", "kimore", "keypoints-npz"],
+    kind: str,
     source: Path,
     *,
     store: _Store,
-    split: str | None = None,
+    samples: Path | None = None,
+    tracking_states: Path | None = None,
+    skeleton: str = "",
+    unit: str = "",
+    rate_hz: float = 0.0,
+    split_index: int | None = None,
+    splits: Path | None = None,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -190,15 +199,39 @@ def import_(
     Parameters
     ----------
     kind
-        How the source is laid out.
+        manifest, kimore or keypoints.
     source
         File or folder of the data set.
-    split
-        Name of the subject split to record, where the source offers several.
+    samples
+        CSV of the clips (keypoints only).
+    tracking_states
+        NPZ of tracking states (keypoints only).
+    skeleton
+        Name of the joints' order, e.g. kinect25 (keypoints only).
+    unit
+        px or m (keypoints only).
+    rate_hz
+        Frames per second (keypoints only).
+    split_index
+        Which repeat of the subject splits fills the column split.
+    splits
+        CSV of subject splits.
     """
     from pipelines import data
 
-    return data.import_(kind, source, store, split=split)
+    clips, poses, report = data.import_(
+        kind,
+        source,
+        samples=samples,
+        tracking=tracking_states,
+        skeleton=skeleton,
+        unit=unit,
+        rate_hz=rate_hz,
+        split_index=split_index,
+        splits=splits,
+    )
+    report["store"] = data.put(store, kind, clips, poses)
+    return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
 
 
 @data_app.command
@@ -210,17 +243,23 @@ def stats(source: Path, *, call: _Call) -> Any:
     Parameters
     ----------
     source
-        Clips table or store.
+        Clips table or folder of a store.
     """
     from pipelines import data
 
-    return data.stats(source)
+    return data.stats(data.clips_of(source))
 
 
 @app.command
 @_settings("extract")
 def extract(
-    manifest: Path | None = None, *, store: _Store, dry_run: _DryRun = False, call: _Call, **given: Any
+    manifest: Path | None = None,
+    *,
+    store: _Store,
+    retry_rejected: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: _DryRun = False,
+    call: _Call,
+    **given: Any,
 ) -> Any:
     """Decode videos, estimate poses and commit them to the store; done clips are skipped.
 
@@ -230,11 +269,20 @@ def extract(
     ----------
     manifest
         Clips table; without it, the clips already in the store.
+    retry_rejected
+        Try rejected clips again.
     """
     config = call.config(given)
     from pipelines import extract as verb
 
-    return verb.extract(manifest, store, config.extract, dry_run=dry_run)
+    return verb.extract(
+        manifest,
+        store,
+        config.extract,
+        dry_run=dry_run,
+        retry_rejected=retry_rejected,
+        progress=logger.info,
+    )
 
 
 @store_app.command(name="inspect")
@@ -426,7 +474,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(result, Result):
             result = Result(result)
         if result.document is not None:
-            print(to_json(result.document) if as_json else to_text(result.document))
+            print(result.as_json() if as_json else result.as_text())
             sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,10 +11,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """A verb's result together with an exit code other than 0."""
+    """What a verb hands to the command line.
+
+    Args:
+        document: dicts, lists and scalars; None = print nothing.
+        exit_code: 0 unless the result itself is bad news.
+        text: for people, where the document as a table would read worse.
+    """
 
     document: Any
     exit_code: int = 0
+    text: str = ""
+
+    def as_json(self) -> str:
+        return to_json(self.document)
+
+    def as_text(self) -> str:
+        return self.text or to_text(self.document)
 
 
 def to_json(document: Any) -> str:
