@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN = 10
+IMPORT_VERSION = 1
+"""Part of the key of imported poses; raise it when an adapter gives other rows for the same files."""
 _TEMPLATE_COLUMNS = ("uri", "start_s", "end_s", "action_type", "score", "difficulty", "subject_id", "split")
 _README = """# Clips
 
@@ -320,3 +322,39 @@ def _stats_lines(numbers: dict) -> list[str]:
 
 def _span(span: dict) -> str:
     return f"{span['min']:g} to {span['max']:g}, median {span['median']:g}"
+
+
+def put(store: Path, kind: str, clips: pa.Table, poses: pa.Table | None) -> dict:
+    """Write what `import_` read into a store; doing it again changes nothing.
+
+    Returns:
+        The pose table's key (empty if there are no poses) and counts of what is new or changed.
+    """
+    from pipelines.store import open_store, spec_key
+
+    opened = open_store(store, create=True)
+    new, changed = opened.put_clips(clips)
+    report = {"store": str(store), "new_clips": new, "changed_clips": changed, "poses": "", "new_poses": 0}
+    if poses is None:
+        return report
+    spec = {"stage": "import", "kind": kind, "code_version": IMPORT_VERSION}
+    table = opened.create_poses(spec)
+    with table.writer() as writer:
+        old = {row["clip_id"]: str(row) for row in table.read().to_pylist()}  # text: NaN differs from itself
+        fresh = [i for i, row in enumerate(poses.to_pylist()) if old.get(row["clip_id"]) != str(row)]
+        if fresh:
+            rows = poses.take(fresh)
+            writer.remove(set(rows.column("clip_id").to_pylist()))
+            writer.commit([table.write_file(rows)])
+    return report | {"poses": spec_key(spec), "new_poses": len(fresh)}
+
+
+def clips_of(source: Path) -> pa.Table:
+    """The clips table of a manifest file or of a store's folder."""
+    if Path(source).is_dir():
+        from pipelines.store import open_store
+
+        return open_store(source).clips.read()
+    from pipelines.datasets.manifest import read_manifest
+
+    return read_manifest(source)
