@@ -190,7 +190,12 @@ class Camera:
 
     @classmethod
     def looking(
-        cls, position: np.ndarray, target: np.ndarray, focal: np.ndarray, size: tuple[int, int], roll: float = 0.0
+        cls,
+        position: np.ndarray,
+        target: np.ndarray,
+        focal: np.ndarray,
+        size: tuple[int, int],
+        roll: float = 0.0,
     ) -> Camera:
         """Camera at (T, 3) `position` looking at (T, 3) `target`, horizon level up to `roll` radians."""
         forward = target - position

@@ -102,7 +102,12 @@ def _plan_dives(count: int, seed: int) -> list:
     names = random.permutation(divers)
     plans = []
     for rank, weakness in enumerate(weaknesses):
-        diver = (f"D{names[rank]:02d}", float(weakness), Shape.sample(random), Look.sample(random, swimwear=True))
+        diver = (
+            f"D{names[rank]:02d}",
+            float(weakness),
+            Shape.sample(random),
+            Look.sample(random, swimwear=True),
+        )
         plans += [_dive_plan(diver, splits[rank], str(random.choice(diving.PROGRAMME))) for _ in range(2)]
     return plans[:count]
 

@@ -52,11 +52,15 @@ class DiveNumber:
         """Parse e.g. 107B, 5253B, 626c; raises ValueError naming what is wrong."""
         match = re.fullmatch(r"([1-6])(\d)(\d)(\d?)([A-D])", text.strip().upper())
         if not match:
-            raise ValueError(f"dive number {text!r}: expected three or four digits and a letter A-D, e.g. 107B")
+            raise ValueError(
+                f"dive number {text!r}: expected three or four digits and a letter A-D, e.g. 107B"
+            )
         group, second, third, fourth = int(match[1]), int(match[2]), int(match[3]), match[4]
         if group <= 4:
             if fourth or second > 1:
-                raise ValueError(f"dive number {text!r}: group {group} has three digits, the second 0 or 1 (flying)")
+                raise ValueError(
+                    f"dive number {text!r}: group {group} has three digits, the second 0 or 1 (flying)"
+                )
             number = cls(group, group, third, 0, match[5], flying=second == 1)
         else:
             if group == 5 and not fourth:

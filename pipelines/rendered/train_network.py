@@ -65,7 +65,9 @@ def _camera(random: np.random.Generator, joints: np.ndarray) -> Camera:
     spare = np.maximum(0.0, extent / share - reach * 2) / 2
     target = middle + random.uniform(-1, 1, (count, 3)) * spare[:, None] * 0.8
     focal = FRAME * share * distance / extent
-    return Camera.looking(middle + distance * direction, target, focal, (FRAME, FRAME), random.normal(0, 0.05))
+    return Camera.looking(
+        middle + distance * direction, target, focal, (FRAME, FRAME), random.normal(0, 0.05)
+    )
 
 
 def _cover(random: np.random.Generator, frame: np.ndarray, keypoints: np.ndarray) -> None:
@@ -88,7 +90,10 @@ def _cover(random: np.random.Generator, frame: np.ndarray, keypoints: np.ndarray
         end = np.array([np.cos(a := random.uniform(0, np.pi)), np.sin(a)]) * length / 2
         middle = (length - 1) / 2
         cv2.line(
-            kernel, np.round(middle - end).astype(int).tolist(), np.round(middle + end).astype(int).tolist(), 1.0
+            kernel,
+            np.round(middle - end).astype(int).tolist(),
+            np.round(middle + end).astype(int).tolist(),
+            1.0,
         )
         frame[:] = cv2.filter2D(frame, -1, kernel / kernel.sum())
 
@@ -161,7 +166,9 @@ class FrameRing:
             self.seed, self.at = self.seed + 1, int(where[-1]) + 1
             self.filled = min(len(self.frames), self.filled + 8)
 
-    def batch(self, random: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(
+        self, random: np.random.Generator, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, 3, 192, 192) RGB 0-255, (B, 16, 2) px, (B, 16) weights."""
         picked = [
             augment(random, self.frames[i], self.keypoints[i]) for i in random.integers(0, self.filled, size)
@@ -179,7 +186,9 @@ class Trainer:
 
         torch.manual_seed(0)
         self.out, self.seconds, self.peak = out, minutes * 60, learning_rate
-        self.model = init_model(pose_network_config(), None, device="cpu").to(memory_format=torch.channels_last)
+        self.model = init_model(pose_network_config(), None, device="cpu").to(
+            memory_format=torch.channels_last
+        )
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -201,7 +210,9 @@ class Trainer:
         """Write a checkpoint; its marker last, so that a kill leaves the one before."""
         self.out.mkdir(parents=True, exist_ok=True)
         old, stem = list(self.out.glob("step*")), self.out / f"step{self.steps}"
-        save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, f"{stem}.model.safetensors")
+        save_file(
+            {k: v.contiguous() for k, v in self.model.state_dict().items()}, f"{stem}.model.safetensors"
+        )
         save_file({k: v.contiguous() for k, v in self.average.items()}, f"{stem}.average.safetensors")
         torch.save(self.optimizer.state_dict(), f"{stem}.optimizer.pt")
         marker = self.out / "state.json.part"
@@ -215,7 +226,11 @@ class Trainer:
     def step(self, pixels: torch.Tensor, joints: torch.Tensor, weights: torch.Tensor) -> float:
         """One update; returns the loss."""
         progress = min(1.0, self.spent / self.seconds)
-        rate = self.peak * min(1.0, (self.steps + 1) / 300) * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
+        rate = (
+            self.peak
+            * min(1.0, (self.steps + 1) / 300)
+            * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress)))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
@@ -270,7 +285,10 @@ def train(out: Path, minutes: float, threads: int, batch: int, capacity: int, le
         now = time.monotonic()
         trainer.spent, last = trainer.spent + now - last, now
         if trainer.steps % 50 == 0:
-            print(f"step {trainer.steps} minute {trainer.spent / 60:.1f} loss {np.mean(losses[-50:]):.4f}", flush=True)
+            print(
+                f"step {trainer.steps} minute {trainer.spent / 60:.1f} loss {np.mean(losses[-50:]):.4f}",
+                flush=True,
+            )
         if now - saved > 180:
             trainer.save()
             saved = time.monotonic()
@@ -279,12 +297,18 @@ def train(out: Path, minutes: float, threads: int, batch: int, capacity: int, le
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time over all runs (default 60)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="training time over all runs (default 60)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and weights")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--capacity", type=int, default=8192, help="rendered frames kept in memory (192 KiB each)")
+    parser.add_argument(
+        "--capacity", type=int, default=8192, help="rendered frames kept in memory (192 KiB each)"
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args()
     train(**vars(options))
