@@ -48,6 +48,8 @@ config_app = App(name="config", help="The settings: every one of them, and where
 for child in (data_app, store_app, train_app, config_app):
     app.command(child)
 
+app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
+
 _GLOBAL = Group("Options of every command", sort_key=20)
 _SETTINGS = Group("Settings (also in --config FILE and as AQA_SECTION__KEY)", sort_key=10)
 _SECTION_OF: dict[Callable[..., Any], str] = {}
