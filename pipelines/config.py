@@ -82,6 +82,8 @@ class TrainSection(Section):
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Epochs between checkpoints."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the training subjects that choose the epoch, when no split column says val."""
 
 
 class PretrainConfig(TrainSection):
@@ -90,6 +92,8 @@ class PretrainConfig(TrainSection):
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 55
     model: NonExpertConfig = NonExpertConfig()
+    crop_frames: Annotated[int, Field(ge=0)] = 0
+    """Longest window drawn of a recording in each epoch, in frames at rate_hz; 0 = whole recordings."""
 
 
 class ExpertTrainConfig(TrainSection):
@@ -100,8 +104,9 @@ class ExpertTrainConfig(TrainSection):
     model: ExpertConfig = ExpertConfig()
     action_type: str = ""
     """Train on this action type only, e.g. Es5; empty = all."""
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the training subjects that choose the epoch, when no split column says val."""
+    encoder_units: Annotated[int, Field(ge=1)] = 1000
+    """Size of the encoder when none is given; a pretrained encoder brings its own."""
+    encoder_layers: Annotated[int, Field(ge=1)] = 2
 
 
 class EvaluateConfig(Section):

@@ -6,6 +6,7 @@ Reports are plain dictionaries that can be written as JSON; `report_lines` rende
 from __future__ import annotations
 
 import difflib
+import os
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -83,7 +84,7 @@ def validate(path: Path) -> dict:
     absent = [
         {"where": where, "uri": uri}
         for where, uri in zip(lines, clips["uri"].to_pylist(), strict=True)
-        if "://" not in uri and not Path(uri).exists()
+        if "://" not in uri and not os.path.exists(uri)
     ]
     return {
         "kind": "manifest",
@@ -201,7 +202,7 @@ def clip_warnings(clips: pa.Table) -> list[str]:
             splits.setdefault(uri, set()).add(split)
     shared = [uri for uri, names in splits.items() if len(names) > 1]
     if shared:
-        found.append(f"{len(shared)} videos have clips in more than one split, the first: {shared[0]}")
+        found.append(f"videos with clips in more than one split: {len(shared)}, the first {shared[0]}")
     scores: dict[str, list[float]] = {}
     for action, score in zip(clips["action_type"].to_pylist(), clips["score"].to_pylist(), strict=True):
         if score is not None:
@@ -269,9 +270,8 @@ def report_lines(report: dict) -> list[str]:
     """A report of `validate`, `import_` or `stats` as lines of text."""
     lines = []
     if "recordings" in report:
-        lines.append(
-            f"{report['recordings']:,} recordings of {report['subjects']:,} subjects, {report['frames']:,} frames"
-        )
+        subjects, frames = report["subjects"], report["frames"]
+        lines.append(f"{report['recordings']:,} recordings of {subjects:,} subjects, {frames:,} frames")
         lines.append(f"{report['labelled']:,} labelled pairs")
     for key in ("unlabelled", "missing"):
         if isinstance(names := report.get(key), list):
@@ -286,7 +286,7 @@ def report_lines(report: dict) -> list[str]:
         if report.get(key):
             lines.append(f"{report[key]:,} {key.replace('_', ' ')}")
     if absent := report.get("missing_files", {}).get("count"):
-        lines.append(f"{absent:,} video files do not exist (extraction will reject them)")
+        lines.append(f"video files that do not exist: {absent:,} (extraction will reject them)")
         lines += [f"  {item['where']}: {item['uri']}" for item in report["missing_files"]["first"]]
     warnings = report.get("warnings", [])
     lines += [f"warning: {text}" for text in warnings[: 2 * SHOWN]]

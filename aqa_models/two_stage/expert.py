@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aqa_models.two_stage.config import ExpertConfig
 from aqa_models.two_stage.nonexpert import Encoder
-from aqa_models.two_stage.recurrent import init_recurrent, run_packed
+from aqa_models.two_stage.recurrent import Recurrent
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -44,16 +44,14 @@ class ExpertHead(nn.Module):
 
     def __init__(self, encoder_width: int, config: ExpertConfig):
         super().__init__()
-        self.lstm = nn.LSTM(encoder_width, config.lstm_units, batch_first=True, bidirectional=True)
+        self.lstm = Recurrent(nn.LSTM, encoder_width, config.lstm_units, 1, bidirectional=True)
         self.norm = BatchNorm(2 * config.lstm_units)
         self.out = nn.Linear(2 * config.lstm_units, 1)
-        init_recurrent(self.lstm)
 
     def forward(self, states: Tensor, valid: Tensor) -> Tensor:
         """(B, T, 2W), (B, T) -> (B,) standardised score."""
-        _, final = run_packed(self.lstm, states, valid)
-        v_p = torch.cat([final[0], final[1]], dim=-1)
-        return self.out(torch.relu(self.norm(v_p))).squeeze(-1)
+        _, final = self.lstm(states, valid)
+        return self.out(torch.relu(self.norm(final[-1]))).squeeze(-1)
 
 
 class Expert(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from aqa_models.two_stage.config import NonExpertConfig
 from aqa_models.two_stage.pretext import PretextBatch
-from aqa_models.two_stage.recurrent import init_recurrent, run_packed
+from aqa_models.two_stage.recurrent import Recurrent
 
 
 class Encoder(nn.Module):
@@ -18,14 +18,11 @@ class Encoder(nn.Module):
     def __init__(self, num_features: int, units: int, layers: int):
         super().__init__()
         self.units, self.layers = units, layers
-        self.gru = nn.GRU(num_features, units, layers, batch_first=True, bidirectional=True)
-        init_recurrent(self.gru)
+        self.gru = Recurrent(nn.GRU, num_features, units, layers, bidirectional=True)
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B, T) -> states (B, T, 2W), final states (layers, B, 2W): forward, backward."""
-        states, final = run_packed(self.gru, x, valid)
-        final = final.view(self.layers, 2, x.shape[0], self.units)
-        return states, torch.cat([final[:, 0], final[:, 1]], dim=-1)
+        return self.gru(x, valid)
 
 
 class PaceHead(nn.Module):
@@ -53,14 +50,13 @@ class Decoder(nn.Module):
         super().__init__()
         # A5: the paper does not say how 2 x 1000 encoder units become 1000 decoder units.
         self.bridge = nn.ModuleList(nn.Linear(encoder_width, units) for _ in range(layers))
-        self.gru = nn.GRU(num_features, units, layers, batch_first=True)
+        self.gru = Recurrent(nn.GRU, num_features, units, layers, bidirectional=False)
         self.out = nn.Linear(units, num_features)
-        init_recurrent(self.gru)
 
     def forward(self, masked: Tensor, valid: Tensor, final: Tensor) -> Tensor:
         """(B, T, F), (B, T), (layers, B, 2W) -> inpainted sequence (B, T, F)."""
         h0 = torch.stack([torch.tanh(link(state)) for link, state in zip(self.bridge, final, strict=True)])
-        states, _ = run_packed(self.gru, masked, valid, h0)
+        states, _ = self.gru(masked, valid, h0)
         return self.out(states)
 
 
@@ -69,13 +65,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, num_features: int, units: int):
         super().__init__()
-        self.gru = nn.GRU(num_features, units, batch_first=True)
+        self.gru = Recurrent(nn.GRU, num_features, units, 1, bidirectional=False)
         self.out = nn.Linear(units, 1)
-        init_recurrent(self.gru)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """(B, T, F), (B, T) -> (B,) logit of being true."""
-        _, final = run_packed(self.gru, x, valid)
+        _, final = self.gru(x, valid)
         return self.out(final[-1]).squeeze(-1)
 
 

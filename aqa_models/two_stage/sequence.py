@@ -56,7 +56,7 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
     body = skeleton(config.skeleton)
     mapped = map_keypoints(np.asarray(keypoints, dtype=np.float64)[fresh], source, config.skeleton)
     mapped = _resample(mapped, time_s[fresh], config.rate_hz)
-    observed = np.isfinite(mapped).all(axis=(0, 2))
+    observed = np.asarray(np.isfinite(mapped).all(axis=(0, 2)))
     root = body.index(body.root)
     if not observed[root]:
         raise ValueError(f"the root joint {body.root!r} is never observed and cannot be derived")

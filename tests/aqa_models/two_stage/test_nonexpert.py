@@ -8,7 +8,6 @@ from aqa_models.two_stage.config import NonExpertConfig
 from aqa_models.two_stage.losses import pretext_losses, routed_gradients
 from aqa_models.two_stage.nonexpert import NonExpert
 from aqa_models.two_stage.pretext import limb_columns, make_batch
-from aqa_models.two_stage.recurrent import run_packed
 
 SMALL = NonExpertConfig(encoder_units=8, decoder_units=7, pace_units=6, discriminator_units=5)
 
@@ -66,24 +65,6 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(a.pace[:1], b.pace, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(a.inpainted[:1, 18:], b.inpainted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(a.fake[:1], b.fake, atol=1e-5, rtol=1e-5)
-
-
-def test_packed_equals_plain_where_nothing_is_padded():
-    torch.manual_seed(0)
-    gru = torch.nn.GRU(4, 3, 2, batch_first=True, bidirectional=True)
-    x = torch.randn(5, 11, 4)
-    states, final = run_packed(gru, x, torch.ones(5, 11, dtype=torch.bool))
-    want, want_final = gru(x)
-    torch.testing.assert_close(states, want)
-    torch.testing.assert_close(final, want_final)
-
-
-def test_packed_states_are_zero_on_padding():
-    gru = torch.nn.GRU(4, 3, batch_first=True)
-    valid = torch.tensor([[False, False, True], [True, True, True]])
-    states, _ = run_packed(gru, torch.randn(2, 3, 4), valid)
-    assert (states[0, :2] == 0).all()
-    assert (states[0, 2] != 0).all()
 
 
 def test_encoder_never_feels_the_adversary():

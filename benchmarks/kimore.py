@@ -1,0 +1,210 @@
+"""The two-stage model on real KIMORE skeletons, beside two floors, on the same split.
+
+    python benchmarks/kimore.py --data DATA/kimore --out results.json
+
+Trains the non-expert on the controls of the training split (no label is read), the expert on one
+exercise, and scores the test subjects once. The floors are the median of the training scores and extremely
+randomised trees on 157 simple statistics of the same recordings. DATA holds kimore_positions_f32.npz,
+kimore_samples.csv and subject_splits.csv; the copy has no time stamps, 25 frames per second are assumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aqa_models.metrics import bootstrap_interval, mae, rmse, spearman_rho
+from aqa_models.skeletons import skeleton
+from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
+from pipelines.config import EvaluateConfig, ExpertTrainConfig, OptimizerConfig, PretrainConfig
+from pipelines.evaluate import evaluate
+from pipelines.motion import Motion, load_motions
+from pipelines.schema import CLIPS, POSES, empty_row
+from pipelines.train import pretrain, train_expert
+
+RATE_HZ = 25.0  # recordings divided by the whole-second length of their videos: median 25.1
+CONTROLS = ("Expert", "NotExpert")
+
+
+def kimore_tables(data: Path, split: str) -> tuple[pa.Table, pa.Table]:
+    """CLIPS and POSES of all 383 recordings; subjects outside the split list are left out."""
+    with (data / "subject_splits.csv").open() as file:
+        sides = {row["subject"]: row["part"] for row in csv.DictReader(file) if row["repeat"] == split}
+    with (data / "kimore_samples.csv").open() as file:
+        samples = [row for row in csv.DictReader(file) if row["subject"] in sides]
+    arrays = np.load(data / "kimore_positions_f32.npz", allow_pickle=False)
+    clips, poses = [], []
+    for sample in samples:
+        xyz = arrays[sample["sample"]]
+        clips.append(
+            empty_row(
+                CLIPS,
+                clip_id=sample["sample"],
+                uri=sample["sample"],
+                dataset="kimore",
+                subject_id=sample["subject"],
+                group=sample["group"],
+                action_type=f"Es{sample['exercise']}",
+                score=float(sample["TS"]) if sample["TS"] else None,
+                split=sides[sample["subject"]],
+            )
+        )
+        poses.append(
+            empty_row(
+                POSES,
+                clip_id=sample["sample"],
+                person=0,
+                status="ok",
+                attempts=1,
+                skeleton="kinect25",
+                unit="m",
+                num_frames=xyz.shape[0],
+                num_joints=xyz.shape[1],
+                num_coordinates=xyz.shape[2],
+                time_s=np.arange(len(xyz)) / RATE_HZ,
+                keypoints=xyz.ravel(),
+            )
+        )
+    return pa.Table.from_pylist(clips, schema=CLIPS), pa.Table.from_pylist(poses, schema=POSES)
+
+
+def simple_statistics(motion: Motion) -> np.ndarray:
+    """157 numbers: mean, deviation, 5-95 % range and mean speed of 13 joints, and the log length."""
+    body = skeleton(motion.skeleton)
+    sides = [
+        f"{side}_{j}"
+        for side in ("left", "right")
+        for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    ]
+    xyz = motion.keypoints.astype(float)
+    root, top = xyz[:, body.index("pelvis")], xyz[:, body.index("shoulder_center")]
+    scale = np.median(np.linalg.norm(top - root, axis=1))
+    part = (xyz[:, [body.index(j) for j in ("head", *sides)]] - root[:, None]) / scale
+    part = part.reshape(len(part), -1)
+    spread = np.quantile(part, 0.95, axis=0) - np.quantile(part, 0.05, axis=0)
+    speed = np.abs(np.diff(part, axis=0)).mean(axis=0)
+    return np.concatenate([part.mean(axis=0), part.std(axis=0), spread, speed, [np.log(len(part))]])
+
+
+def extra_trees_floor(clips: pa.Table, poses: pa.Table, exercise: str, seed: int = 0) -> dict[str, Any]:
+    """Extremely randomised trees on `simple_statistics`, trained on train + val, scored on test."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    usable = [m for m in load_motions(clips, poses) if m.score is not None and m.action_type == exercise]
+    train = [motion for motion in usable if motion.split != "test"]
+    test = [motion for motion in usable if motion.split == "test"]
+    trees = ExtraTreesRegressor(400, min_samples_leaf=2, max_features=1 / 3, random_state=seed)
+    trees.fit(np.stack([simple_statistics(m) for m in train]), [m.score for m in train])
+    predicted = trees.predict(np.stack([simple_statistics(m) for m in test]))
+    true, subjects = np.array([m.score for m in test]), np.array([m.subject for m in test])
+    low, high = bootstrap_interval(spearman_rho, predicted, true, subjects)
+    return {
+        "n": len(test),
+        "spearman": {"value": spearman_rho(predicted, true), "low": low, "high": high},
+        "mae": mae(predicted, true),
+        "rmse": rmse(predicted, true),
+    }
+
+
+def controls(clips: pa.Table) -> pa.Table:
+    """Recordings of healthy subjects of the training split."""
+    rows = zip(clips["group"].to_pylist(), clips["split"].to_pylist(), strict=True)
+    return clips.filter(pa.array([group in CONTROLS and split == "train" for group, split in rows]))
+
+
+def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """The whole benchmark; returns what is printed."""
+    started = time.perf_counter()
+    clips, poses = kimore_tables(arguments.data, arguments.split)
+    provenance = {"source": "kimore_positions_f32.npz", "split": arguments.split}
+    units = arguments.units
+    sizes = NonExpertConfig(
+        encoder_units=units, decoder_units=units, pace_units=units, discriminator_units=units // 2
+    )
+    first = PretrainConfig(
+        epochs=arguments.pretrain_epochs,
+        batch_size=32,
+        model=sizes,
+        crop_frames=100,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        seed=arguments.seed,
+        checkpoint_every=20,
+    )
+    told: dict[str, Any] = {"split": arguments.split, "units": units, "exercises": {}}
+    summary = pretrain(controls(clips), poses, first, work / "pretrain", provenance)
+    told["pretrain"] = {"seconds": time.perf_counter() - started, **summary["best"]}
+    for exercise in arguments.exercises.split(","):
+        before = time.perf_counter()
+        second = ExpertTrainConfig(
+            epochs=arguments.expert_epochs,
+            action_type=exercise,
+            model=ExpertConfig(finetune_encoder=arguments.finetune),
+            optimizer=OptimizerConfig(learning_rate=1e-3),
+            seed=arguments.seed,
+            checkpoint_every=100,
+        )
+        run_dir = work / f"expert-{exercise}"
+        chosen = train_expert(clips, poses, second, run_dir, work / "pretrain", provenance)
+        found = evaluate(run_dir, clips, poses, EvaluateConfig())
+        told["exercises"][exercise] = {
+            "two_stage": found["overall"],
+            "extra_trees": extra_trees_floor(clips, poses, exercise),
+            "best_epoch": chosen["best_epoch"],
+            "seconds": time.perf_counter() - before,
+        }
+    told["seconds"] = time.perf_counter() - started
+    told["machine"] = f"{platform.machine()}, {platform.system()}"
+    return told
+
+
+def print_table(told: dict[str, Any]) -> None:
+    """One line per exercise and model."""
+    print(f"KIMORE, split {told['split']}, skeleton only, test subjects scored once")
+    print(f"{'':6} {'model':14} {'n':>3} {'Spearman (95 % by subject)':>28} {'MAE':>6} {'RMSE':>6}")
+    for exercise, found in told["exercises"].items():
+        ours, trees = found["two_stage"], found["extra_trees"]
+        floor = ours["median_floor"]
+        bounds = ("value", "low", "high")
+        rows = (
+            ("two-stage", [ours["spearman"][k] for k in bounds], ours["mae"]["value"], ours["rmse"]["value"]),
+            ("ExtraTrees", [trees["spearman"][k] for k in bounds], trees["mae"], trees["rmse"]),
+            ("median", [None, None, None], floor["mae"], floor["rmse"]),
+        )
+        for name, (rho, low, high), error, root in rows:
+            shown = "undefined" if rho is None else f"{rho:.3f} [{low:.3f}, {high:.3f}]"
+            print(f"{exercise:6} {name:14} {ours['n']:>3} {shown:>28} {error:6.2f} {root:6.2f}")
+    print(f"{told['seconds']:.0f} s in all")
+
+
+def main() -> None:
+    """Parses, runs, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the KIMORE arrays")
+    parser.add_argument("--split", default="1", help="`repeat` in subject_splits.csv, 0 to 9")
+    parser.add_argument("--exercises", default="Es5", help="comma-separated, e.g. Es1,Es5")
+    parser.add_argument("--units", type=int, default=128, help="encoder and decoder units")
+    parser.add_argument("--pretrain-epochs", type=int, default=60)
+    parser.add_argument("--expert-epochs", type=int, default=150)
+    parser.add_argument("--finetune", action="store_true", help="tune the encoder too")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="keep the run folders here")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        told = run(arguments, arguments.work or Path(temporary))
+    print_table(told)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(told, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Scores of the test split, errors with intervals, and the floor any model must beat.
+
+The test rows are used once: the result is stored in the run folder, and the same question again is
+answered from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.checkpoint import load_bundle, write_durably
+from pipelines.config import EvaluateConfig
+from pipelines.errors import CorruptError, DataError
+from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.tracking import log_evaluation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+_BATCH = 25
+
+
+def evaluate(run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateConfig) -> dict[str, Any]:
+    """Scores the test clips with the model of the best epoch.
+
+    Args:
+        run_dir: folder of a finished expert run.
+        clips: rows of CLIPS; those with split test, a score and a known action type are scored.
+        poses: rows of POSES.
+        config: resamples and seed of the intervals.
+
+    Returns:
+        What metrics.json holds: `overall` and `by_action_type`, each with n, subjects, spearman, mae, rmse
+        (value, low, high, or value null and a reason) and median_floor {mae, rmse}; `stored` is true
+        when the result was there already. predictions.parquet lies beside it.
+
+    Raises:
+        DataError: nothing to score, or a test subject took part in training.
+        ConfigError, CorruptError: the run folder holds no whole model.
+    """
+    tensors, description = load_bundle(run_dir, "expert")
+    motions = [m for m in load_motions(clips, poses) if m.split == "test" and m.score is not None]
+    wanted = description["targets"]
+    motions = [motion for motion in motions if motion.action_type in wanted]
+    if not motions:
+        raise DataError(
+            "clips table",
+            f"no row has split test, a score, a pose, and an action type of {sorted(wanted)}",
+            "run `aqa data split`, or give the tables the model was trained on",
+        )
+    leaked = sorted({motion.subject for motion in motions} & set(description["subjects"]))
+    if leaked:
+        raise DataError(
+            f"subject {leaked[0]}",
+            f"is a test subject, but {run_dir} was trained on it",
+            "use the splits of the training run",
+        )
+    question = _question(motions, description["sha256"], config)
+    stored = _stored(run_dir / "metrics.json")
+    if stored.get("question") == question:
+        _log.warning("%s: these test clips were scored before; returning the stored result", run_dir)
+        return {**stored, "stored": True}
+    predicted = predict(motions, tensors, description)
+    result = {
+        "question": question,
+        "evaluations": stored.get("evaluations", 0) + 1,
+        "run_dir": str(run_dir),
+        "best_epoch": description["best_epoch"],
+        **_results(motions, predicted, wanted, config),
+    }
+    _write_predictions(run_dir / "predictions.parquet", motions, predicted, wanted)
+    write_durably(run_dir / "metrics.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    numbers = {f"test_{name}": result["overall"][name]["value"] for name in ("spearman", "mae", "rmse")}
+    files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
+    log_evaluation(run_dir, {name: value for name, value in numbers.items() if value is not None}, files)
+    return {**result, "stored": False}
+
+
+def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
+    """Scores (N,) in the points of the training scores.
+
+    Args:
+        motions: clips of the action types in description["targets"].
+        tensors: weights of an expert bundle.
+        description: its config.json.
+
+    Raises:
+        DataError: a motion has another number of coordinates than the training motions.
+    """
+    import torch
+
+    from aqa_models.two_stage.config import ExpertConfig, SequenceConfig
+    from aqa_models.two_stage.sequence import pad_front
+    from pipelines.phases import build_expert
+
+    if motions[0].keypoints.shape[2] != description["num_coordinates"]:
+        raise DataError(
+            f"clip {motions[0].clip_id}",
+            f"has {motions[0].keypoints.shape[2]} coordinates, the model was trained on "
+            f"{description['num_coordinates']}",
+            "give keypoints of the same kind as in training",
+        )
+    sequences = make_sequences(motions, SequenceConfig(**description["sequence"]))
+    model = build_expert(description["num_features"], description, ExpertConfig(**description["model"]))
+    model.load_state_dict(tensors)
+    model.eval()
+    answers = []
+    with torch.no_grad():
+        for begin in range(0, len(sequences), _BATCH):
+            part = [torch.from_numpy(sequence.x) for sequence in sequences[begin : begin + _BATCH]]
+            answers.append(model(*pad_front(part)).numpy())
+    target = [description["targets"][motion.action_type] for motion in motions]
+    mean, deviation = (np.array([t[name] for t in target]) for name in ("mean", "deviation"))
+    return np.concatenate(answers).astype(np.float64) * deviation + mean
+
+
+def _results(
+    motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any], config: EvaluateConfig
+) -> dict[str, Any]:
+    kinds = np.array([motion.action_type for motion in motions])
+    rows = {"overall": np.arange(len(motions))}
+    rows |= {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds))}
+    found = {}
+    for name, picked in rows.items():
+        chosen = [motions[row] for row in picked]
+        floor = np.array([targets[motion.action_type]["median"] for motion in chosen])
+        found[name] = _numbers(chosen, predicted[picked], floor, config)
+    return {"overall": found.pop("overall"), "by_action_type": found}
+
+
+def _numbers(
+    motions: list[Motion], predicted: np.ndarray, floor: np.ndarray, config: EvaluateConfig
+) -> dict[str, Any]:
+    from aqa_models.metrics import bootstrap_interval, mae, rmse, spearman_rho
+
+    true = np.array([motion.score for motion in motions], dtype=float)
+    subjects = np.array([motion.subject for motion in motions])
+    found: dict[str, Any] = {"n": len(motions), "subjects": len(set(subjects))}
+    for name, metric in (("spearman", spearman_rho), ("mae", mae), ("rmse", rmse)):
+        low, high = bootstrap_interval(metric, predicted, true, subjects, config.bootstrap, seed=config.seed)
+        found[name] = _number(metric(predicted, true), low, high, predicted, true)
+    found["median_floor"] = {"mae": mae(floor, true), "rmse": rmse(floor, true)}
+    return found
+
+
+def _number(value: float, low: float, high: float, predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    if math.isnan(value):
+        if len(true) < 2:
+            reason = "fewer than two clips"
+        else:
+            reason = "all judged scores are equal" if np.ptp(true) == 0 else "all predicted scores are equal"
+        return {"value": None, "low": None, "high": None, "reason": reason}
+    if math.isnan(low):
+        return {"value": value, "low": None, "high": None, "reason": "no interval from a single subject"}
+    return {"value": value, "low": low, "high": high}
+
+
+def _question(motions: list[Motion], model: str, config: EvaluateConfig) -> str:
+    digest = hashlib.sha256(json.dumps([model, config.model_dump(mode="json")]).encode())
+    for motion in sorted(motions, key=lambda motion: motion.clip_id):
+        digest.update(json.dumps([motion.clip_id, motion.subject, motion.action_type, motion.score]).encode())
+        digest.update(motion.keypoints.tobytes() + motion.time_s.tobytes())
+    return digest.hexdigest()
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise CorruptError(path, "is not readable as JSON", "delete it to score again") from error
+
+
+def _write_predictions(
+    path: Path, motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any]
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipelines.schema import PREDICTIONS
+
+    rows = [
+        {
+            "clip_id": motion.clip_id,
+            "subject_id": motion.subject_id or None,
+            "action_type": motion.action_type or None,
+            "split": motion.split,
+            "score": motion.score,
+            "predicted": float(value),
+            "median_floor": targets[motion.action_type]["median"],
+        }
+        for motion, value in zip(motions, predicted, strict=True)
+    ]
+    partial = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_pylist(rows, schema=PREDICTIONS), partial)
+    partial.replace(path)

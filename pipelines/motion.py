@@ -1,0 +1,134 @@
+"""Clips and poses of the store -> motions a model can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aqa_models.two_stage.config import SequenceConfig
+from pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from aqa_models.two_stage.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The keypoints of one clip and what is known of it.
+
+    Attributes:
+        clip_id: the clip.
+        subject: data set and subject, `kimore/B_ID1`; the clip itself where no subject is given.
+        subject_id: as in the clips table, empty if unknown.
+        action_type: what was performed, empty if unknown.
+        group: group of the subject, empty if unknown.
+        split: train, val, test, or empty.
+        score: judged score, None if unlabelled.
+        skeleton: name of the joint set.
+        keypoints: (T, J, C) float32, NaN = not available.
+        time_s: (T,) float64 seconds.
+    """
+
+    clip_id: str
+    subject: str
+    subject_id: str
+    action_type: str
+    group: str
+    split: str
+    score: float | None
+    skeleton: str
+    keypoints: np.ndarray
+    time_s: np.ndarray
+
+
+def load_motions(clips: pa.Table, poses: pa.Table) -> list[Motion]:
+    """Joins the tables CLIPS and POSES (pipelines/schema.py).
+
+    Only poses with status ok of the chosen athlete (person 0) count. A clip without such a pose and a pose
+    without its clip are left out, so passing fewer clips selects.
+
+    Returns:
+        Motions in the order of the clips table.
+
+    Raises:
+        DataError: a clip or its pose occurs twice, or an array does not have the length its shape says.
+    """
+    rows: dict[str, int] = {}
+    columns = zip(*(poses[name].to_pylist() for name in ("clip_id", "status", "person")), strict=True)
+    for row, (clip_id, status, person) in enumerate(columns):
+        if status == "ok" and person == 0 and rows.setdefault(clip_id, row) != row:
+            raise DataError(f"clip {clip_id}", "has two poses of person 0", "read one table of poses only")
+    names = ("clip_id", "dataset", "subject_id", "action_type", "group", "split", "score")
+    motions, seen = [], set()
+    for clip in clips.select(names).to_pylist():
+        if clip["clip_id"] in seen:
+            raise DataError(f"clip {clip['clip_id']}", "is in the clips table twice", "make clip_id unique")
+        seen.add(clip["clip_id"])
+        if clip["clip_id"] in rows:
+            motions.append(_motion(clip, poses, rows[clip["clip_id"]]))
+    return motions
+
+
+def subject_of(clip: dict) -> str:
+    """The person a clips row belongs to; a clip without subject_id is a person of its own."""
+    person = clip["subject_id"] or f"clip:{clip['clip_id']}"
+    return f"{clip['dataset'] or ''}/{person}"
+
+
+def _motion(clip: dict, poses: pa.Table, row: int) -> Motion:
+    shape = tuple(poses[name][row].as_py() or 0 for name in ("num_frames", "num_joints", "num_coordinates"))
+    keypoints = _numbers(poses["keypoints"][row], np.float32)
+    time_s = _numbers(poses["time_s"][row], np.float64)
+    if keypoints.size != np.prod(shape) or len(time_s) != shape[0] or not shape[0]:
+        raise DataError(
+            f"clip {clip['clip_id']}",
+            f"poses say shape {shape} but hold {keypoints.size} numbers and {len(time_s)} time stamps",
+            "extract or import the clip again",
+        )
+    return Motion(
+        clip_id=clip["clip_id"],
+        subject=subject_of(clip),
+        subject_id=clip["subject_id"] or "",
+        action_type=clip["action_type"] or "",
+        group=clip["group"] or "",
+        split=clip["split"] or "",
+        score=clip["score"],
+        skeleton=poses["skeleton"][row].as_py() or "",
+        keypoints=keypoints.reshape(shape),
+        time_s=time_s,
+    )
+
+
+def _numbers(cell: pa.Scalar, kind: type) -> np.ndarray:
+    if not cell.is_valid:
+        return np.empty(0, dtype=kind)
+    return cell.values.to_numpy(zero_copy_only=False).astype(kind)  # type: ignore[attr-defined]
+
+
+def make_sequences(motions: list[Motion], config: SequenceConfig) -> list[Sequence]:
+    """Model input of each motion; DataError names the clip that cannot be used.
+
+    Raises:
+        DataError: a recording cannot be prepared, or 2-D and 3-D keypoints are mixed.
+    """
+    from aqa_models.two_stage.sequence import make_sequence
+
+    sequences: list[Sequence] = []
+    for motion in motions:
+        where = f"clip {motion.clip_id}"
+        try:
+            sequences.append(make_sequence(motion.keypoints, motion.time_s, motion.skeleton, config))
+        except ValueError as error:
+            raise DataError(where, str(error), "correct the poses or take the clip out") from error
+        if motion.keypoints.shape[2] != motions[0].keypoints.shape[2]:
+            raise DataError(
+                where,
+                f"has {motion.keypoints.shape[2]} coordinates, clip {motions[0].clip_id} has "
+                f"{motions[0].keypoints.shape[2]}",
+                "train on 2-D or on 3-D keypoints, not on both",
+            )
+    return sequences

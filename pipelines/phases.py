@@ -1,0 +1,235 @@
+"""The two phases of training as the loop sees them: losses, gradients and validation of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
+from aqa_models.two_stage.expert import Expert
+from aqa_models.two_stage.losses import PretextLosses, pretext_losses, routed_gradients
+from aqa_models.two_stage.nonexpert import Encoder, NonExpert
+from aqa_models.two_stage.pretext import PretextBatch, limb_columns, make_batch
+from aqa_models.two_stage.sequence import Sequence, pad_front
+from pipelines.config import ExpertTrainConfig, PretrainConfig
+from pipelines.errors import DataError
+from pipelines.motion import Motion, make_sequences
+
+CACHE_BYTES = 2 << 30  # a frozen encoder's states are kept if they fit in this
+_VALIDATION = 1  # second number of the seed: 0 = training draws, 1 = validation draws
+
+
+class PretrainPhase:
+    """Pace and inpainting on healthy motion; no label is read."""
+
+    kind = "nonexpert"
+
+    def __init__(self, train: list[Motion], val: list[Motion], config: PretrainConfig, device: torch.device):
+        self.config, self.device = config, device
+        self.clip_ids = [motion.clip_id for motion in train]
+        self.train, self.val = make_sequences(train, config.sequence), make_sequences(val, config.sequence)
+        self.num_coordinates = train[0].keypoints.shape[2]
+        self.limbs = limb_columns(config.sequence.skeleton, self.num_coordinates)
+        torch.manual_seed(config.seed)
+        self.model = NonExpert(self.limbs.shape[1], config.model).to(device)
+        self.parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in NonExpert.parts}
+        self.rates = dict.fromkeys(self.parts, 1.0)
+
+    def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
+        """Gradients by part, and sums of losses, of this worker's share of a batch of `total` clips."""
+        batch = self._batch(self.train, rows, [0, epoch])
+        losses = pretext_losses(self.model(batch), batch, self.config.model)
+        sums = _sums(losses, self.config.model)
+        routed = routed_gradients(
+            self.model,
+            losses.pace.sum() / total,
+            losses.reconstruction.sum() / total,
+            losses.adversarial.sum() / total,
+            self.config.model,
+        )
+        return routed, sums
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Losses, pace accuracy, and inpainting error on the validation clips, with fixed draws."""
+        sums: dict[str, float] = {}
+        size = self.config.batch_size
+        for begin in range(0, len(self.val), size):
+            rows = list(range(begin, min(begin + size, len(self.val))))
+            batch = self._batch(self.val, rows, [_VALIDATION])
+            answer = self.model(batch)
+            losses = pretext_losses(answer, batch, self.config.model)
+            found = {name: float(value) for name, value in _sums(losses, self.config.model).items()}
+            found["pace_accuracy"] = float((answer.pace.argmax(dim=1) == batch.pace).sum())
+            gone = (batch.hidden & batch.target)[:, None] & batch.valid[..., None]
+            for name, guess in (("limb_error", answer.inpainted), ("limb_error_of_zero", batch.masked)):
+                squared = (guess - batch.slowed).square().masked_fill(~gone, 0).sum(dim=(1, 2))
+                found[name] = float((squared / gone.sum(dim=(1, 2)).clamp(min=1)).sum())
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return {name: value / len(self.val) for name, value in sums.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the weights must know."""
+        return {
+            "kind": self.kind,
+            "sequence": asdict(self.config.sequence),
+            "model": asdict(self.config.model),
+            "num_coordinates": self.num_coordinates,
+            "num_features": int(self.limbs.shape[1]),
+        }
+
+    def _batch(self, sequences: list[Sequence], rows: list[int], draw: list[int]) -> PretextBatch:
+        batch = make_batch(
+            [sequences[row].x for row in rows],
+            [sequences[row].observed for row in rows],
+            self.config.model.paces,
+            self.limbs,
+            [np.random.default_rng([self.config.seed, *draw, row]) for row in rows],
+            self.config.crop_frames,
+        )
+        return batch.to(self.device)
+
+
+class ExpertPhase:
+    """Regression of the standardised score on top of the encoder."""
+
+    kind = "expert"
+
+    def __init__(
+        self,
+        train: list[Motion],
+        val: list[Motion],
+        config: ExpertTrainConfig,
+        device: torch.device,
+        pretrained: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    ):
+        self.config, self.device = config, device
+        self.clip_ids = [motion.clip_id for motion in train]
+        self.targets = target_statistics(train)
+        sequences = make_sequences(train + val, config.sequence)
+        self.num_coordinates, self.num_features = train[0].keypoints.shape[2], sequences[0].x.shape[1]
+        self.scores = torch.tensor([standardise(motion, self.targets) for motion in train + val])
+        self.num_train = len(train)
+        units, layers = config.encoder_units, config.encoder_layers
+        if pretrained:
+            units, layers = (pretrained[1]["model"][f"encoder_{name}"] for name in ("units", "layers"))
+        self.sizes = {"encoder_units": units, "encoder_layers": layers}
+        torch.manual_seed(config.seed)
+        self.model = build_expert(self.num_features, self.sizes, config.model).to(device)
+        if pretrained:
+            prefix = "encoder."
+            weights = {n.removeprefix(prefix): t for n, t in pretrained[0].items() if n.startswith(prefix)}
+            self.model.encoder.load_state_dict(weights)
+        self.parts: dict[str, nn.Module] = {"head": self.model.head}
+        self.rates = {"head": 1.0}
+        if config.model.finetune_encoder:
+            self.parts["encoder"], self.rates["encoder"] = self.model.encoder, 0.1
+        self.inputs = [torch.from_numpy(sequence.x).to(device) for sequence in sequences]
+        self.states = None if config.model.finetune_encoder else self._encode()
+
+    def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
+        """Gradients by part, and the sum of squared errors, of this worker's share of a batch."""
+        self.model.train()
+        error = self._forward(rows) - self.scores[rows].to(self.device)
+        loss = error.square().sum()
+        parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
+        flat = torch.autograd.grad(loss / total, [p for group in parameters.values() for p in group])
+        routed, begin = {}, 0
+        for part, group in parameters.items():
+            routed[part] = list(flat[begin : begin + len(group)])
+            begin += len(group)
+        return routed, {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean squared error of the standardised score, and the mean absolute error in deviations."""
+        self.model.eval()
+        rows = list(range(self.num_train, len(self.inputs)))
+        errors = []
+        for begin in range(0, len(rows), self.config.batch_size):
+            part = rows[begin : begin + self.config.batch_size]
+            errors.append(self._forward(part).cpu() - self.scores[part])
+        error = torch.cat(errors)
+        return {"loss": float(error.square().mean()), "mae": float(error.abs().mean())}
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the weights must know; scores are standardised with `targets`."""
+        return {
+            "kind": self.kind,
+            "sequence": asdict(self.config.sequence),
+            "model": asdict(self.config.model),
+            **self.sizes,
+            "num_coordinates": self.num_coordinates,
+            "num_features": self.num_features,
+            "targets": self.targets,
+        }
+
+    @torch.no_grad()
+    def _encode(self) -> list[Tensor] | None:
+        """States of a frozen encoder, computed once; None if they are too many to keep."""
+        width = 2 * self.sizes["encoder_units"]
+        if sum(len(x) for x in self.inputs) * width * 4 > CACHE_BYTES:
+            return None
+        return [self.model.encoder(x[None], x.new_ones(1, len(x)).bool())[0][0] for x in self.inputs]
+
+    def _forward(self, rows: list[int]) -> Tensor:
+        if self.states is not None:
+            return self.model.head(*pad_front([self.states[row] for row in rows]))
+        return self.model(*pad_front([self.inputs[row] for row in rows]))
+
+
+def build_expert(num_features: int, sizes: dict[str, int], config: ExpertConfig) -> Expert:
+    """An expert with fresh weights."""
+    return Expert(Encoder(num_features, sizes["encoder_units"], sizes["encoder_layers"]), config)
+
+
+def target_statistics(motions: list[Motion]) -> dict[str, dict[str, float]]:
+    """Mean, deviation, median and count of the training scores of each action type.
+
+    Raises:
+        DataError: an action type has fewer than two scores, or they are all equal.
+    """
+    statistics = {}
+    for action in sorted({motion.action_type for motion in motions}):
+        scores = np.array([motion.score for motion in motions if motion.action_type == action], dtype=float)
+        if len(scores) < 2 or np.ptp(scores) == 0:
+            raise DataError(
+                f"action type {action!r}",
+                f"has {len(scores)} training scores, all of one value",
+                "train on action types with at least two different scores",
+            )
+        statistics[action] = {
+            "mean": float(scores.mean()),
+            "deviation": float(scores.std()),
+            "median": float(np.median(scores)),
+            "count": len(scores),
+        }
+    return statistics
+
+
+def standardise(motion: Motion, targets: dict[str, dict[str, float]]) -> float:
+    """Score in deviations from the training mean of its action type."""
+    if motion.action_type not in targets:
+        raise DataError(
+            f"clip {motion.clip_id}",
+            f"has action type {motion.action_type!r}, but training had {sorted(targets)}",
+            "give training clips of this action type, or leave it out",
+        )
+    assert motion.score is not None
+    target = targets[motion.action_type]
+    return (motion.score - target["mean"]) / target["deviation"]
+
+
+def _sums(losses: PretextLosses, config: NonExpertConfig) -> dict[str, Tensor]:
+    encoder_loss = losses.reconstruction + config.pace_weight * losses.pace
+    return {
+        "loss": encoder_loss.detach().sum(),
+        "pace": losses.pace.detach().sum(),
+        "reconstruction": losses.reconstruction.detach().sum(),
+        "adversarial": losses.adversarial.detach().sum(),
+    }
