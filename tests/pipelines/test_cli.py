@@ -16,6 +16,7 @@ from pipelines import cli
 from pipelines.config import describe, flag_of, load_config
 from pipelines.errors import AqaError, ClipError, DataError
 from pipelines.exits import as_aqa_error
+from pipelines.flags import dotted
 from pipelines.result import Result, to_json, to_text
 
 HEAVY = (
@@ -128,7 +129,7 @@ def test_help_lists_every_setting_with_meaning(verb, section, aqa, monkeypatch):
 def test_flags_reach_the_settings(monkeypatch, aqa):
     """The verb receives exactly what `load_config` makes of the same dotted paths."""
     seen = {}
-    monkeypatch.setattr(cli.Call, "config", lambda self, given=None: seen.update(cli._flags(given)) or 1 / 0)
+    monkeypatch.setattr(cli.Call, "config", lambda self, given=None: seen.update(dotted(given)) or 1 / 0)
     code, _, _ = aqa(
         "train", "pretrain", "--store", "s", "--name", "n", "--epochs", "3", "--model.encoder-units", "64",
         "--use-gpu", "--model.paces", "0.5,1", "--model.pace-weight", "0.5", "--tracking.experiment", "e",
