@@ -9,28 +9,28 @@ Exit codes: 0 ok, 1 bug, 130 interrupted, and those of pipelines/errors.py.
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
-import json
 import logging
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, Group, Parameter
 
 from pipelines import __version__
-from pipelines.errors import AqaError, ClusterError, ConfigError, SecurityError, StorageError
+from pipelines.exits import as_aqa_error
+from pipelines.result import Result, to_json, to_text
 
 if TYPE_CHECKING:
     from pipelines.config import Config
 
 INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
 
 app = App(
     name="aqa",
@@ -141,23 +141,23 @@ def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
     """
     from pipelines import demo as verb
 
-    return verb.run(folder)
+    return verb.run(folder, say=logger.info)
 
 
 @data_app.command
-def init(path: Path = Path("clips.csv"), *, call: _Call) -> Any:
-    """Write an example clips table to fill in, with the meaning of each column beside it.
+def init(folder: Path = Path(), *, call: _Call) -> Any:
+    """Write clips.csv, a clips table to fill in, and a page that explains its columns.
 
-    Example: aqa data init clips.csv
+    Example: aqa data init mydata
 
     Parameters
     ----------
-    path
-        File to create; an existing one is left alone.
+    folder
+        Where to; existing files are left alone.
     """
     from pipelines import data
 
-    return data.init(path)
+    return {"written": data.init(folder)}
 
 
 @data_app.command
@@ -173,16 +173,23 @@ def validate(manifest: Path, *, call: _Call) -> Any:
     """
     from pipelines import data
 
-    return data.validate(manifest)
+    report = data.validate(manifest)
+    return Result(report, text="\n".join(data.report_lines(report)))
 
 
 @data_app.command(name="import")
 def import_(
-    kind: Literal["manifest", "kimore", "keypoints-npz"],
+    kind: str,
     source: Path,
     *,
     store: _Store,
-    split: str | None = None,
+    samples: Path | None = None,
+    tracking_states: Path | None = None,
+    skeleton: str = "",
+    unit: str = "",
+    rate_hz: float = 0.0,
+    split_index: int | None = None,
+    splits: Path | None = None,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -192,15 +199,39 @@ def import_(
     Parameters
     ----------
     kind
-        How the source is laid out.
+        manifest, kimore or keypoints.
     source
         File or folder of the data set.
-    split
-        Name of the subject split to record, where the source offers several.
+    samples
+        CSV of the clips (keypoints only).
+    tracking_states
+        NPZ of tracking states (keypoints only).
+    skeleton
+        Name of the joints' order, e.g. kinect25 (keypoints only).
+    unit
+        px or m (keypoints only).
+    rate_hz
+        Frames per second (keypoints only).
+    split_index
+        Which repeat of the subject splits fills the column split.
+    splits
+        CSV of subject splits.
     """
     from pipelines import data
 
-    return data.import_(kind, source, store, split=split)
+    clips, poses, report = data.import_(
+        kind,
+        source,
+        samples=samples,
+        tracking=tracking_states,
+        skeleton=skeleton,
+        unit=unit,
+        rate_hz=rate_hz,
+        split_index=split_index,
+        splits=splits,
+    )
+    report["store"] = data.put(store, kind, clips, poses)
+    return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
 
 
 @data_app.command
@@ -212,17 +243,23 @@ def stats(source: Path, *, call: _Call) -> Any:
     Parameters
     ----------
     source
-        Clips table or store.
+        Clips table or folder of a store.
     """
     from pipelines import data
 
-    return data.stats(source)
+    return data.stats(data.clips_of(source))
 
 
 @app.command
 @_settings("extract")
 def extract(
-    manifest: Path | None = None, *, store: _Store, dry_run: _DryRun = False, call: _Call, **given: Any
+    manifest: Path | None = None,
+    *,
+    store: _Store,
+    retry_rejected: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: _DryRun = False,
+    call: _Call,
+    **given: Any,
 ) -> Any:
     """Decode videos, estimate poses and commit them to the store; done clips are skipped.
 
@@ -232,11 +269,20 @@ def extract(
     ----------
     manifest
         Clips table; without it, the clips already in the store.
+    retry_rejected
+        Try rejected clips again.
     """
     config = call.config(given)
     from pipelines import extract as verb
 
-    return verb.extract(manifest, store, config.extract, dry_run=dry_run)
+    return verb.extract(
+        manifest,
+        store,
+        config.extract,
+        dry_run=dry_run,
+        retry_rejected=retry_rejected,
+        progress=logger.info,
+    )
 
 
 @store_app.command(name="inspect")
@@ -374,14 +420,6 @@ def template(*, call: _Call) -> Any:
     return write_template()
 
 
-@dataclass(frozen=True)
-class Result:
-    """A verb's result together with an exit code other than 0."""
-
-    document: Any
-    exit_code: int = 0
-
-
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
@@ -422,6 +460,7 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray reads it at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
@@ -435,7 +474,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(result, Result):
             result = Result(result)
         if result.document is not None:
-            print(to_json(result.document) if as_json else to_text(result.document))
+            print(result.as_json() if as_json else result.as_text())
             sys.stdout.flush()
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -463,108 +502,3 @@ def _fail(kind: str, fields: tuple[str, str, str], exit_code: int, text: str, as
         document = {"type": kind, "where": where, "cause": cause, "remedy": remedy, "exit_code": exit_code}
         print(to_json({"error": document}))
     return exit_code
-
-
-def as_aqa_error(error: BaseException) -> AqaError | None:
-    """The error as a user should see it; None if it is a bug."""
-    if isinstance(error, AqaError):
-        return error
-    if isinstance(error, CycloptsError):
-        command = " ".join(["aqa", *(error.command_chain or ())])
-        return ConfigError("command line", str(error).rstrip("."), f"See `{command} --help`")
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
-        return _storage_error(error)
-    connect = sys.modules.get("cluster.connect")  # only then can one of its errors have come up
-    if connect is not None and isinstance(error, connect.ClusterUnavailable):
-        return ClusterError(error.address, error.cause, error.remedy)
-    if connect is not None and isinstance(error, connect.InsecureCluster):
-        return SecurityError(error.address, error.cause, error.remedy)
-    return None
-
-
-_STORAGE_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
-
-
-def _storage_error(error: OSError) -> StorageError:
-    """An operating-system error with the path it concerns and the room left there."""
-    path = Path(os.fsdecode(error.filename)) if error.filename else Path.cwd()
-    cause = os.strerror(error.errno or 0).lower()
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-        return StorageError(path, cause, "Check the path")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return StorageError(path, cause, "Check the permissions")
-    place = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    free = shutil.disk_usage(place).free
-    return StorageError(
-        path,
-        f"{cause}; {free:,} bytes are free there",
-        "Make room or choose another folder, then run the same command again",
-    )
-
-
-def to_json(document: Any) -> str:
-    """One JSON document; numbers that are not finite become null, paths become text."""
-    return json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return _plain(value.item()) if hasattr(value, "item") else str(value)  # NumPy scalars know their value
-
-
-def to_text(document: Any, indent: str = "") -> str:
-    """A result for people: a list of rows as a table, a dict as aligned names and values."""
-    if isinstance(document, list) and document and all(isinstance(row, dict) for row in document):
-        return _table(document, indent)
-    if not isinstance(document, dict):
-        return indent + _cell(document)
-    width = max((len(str(key)) for key in document), default=0)
-    lines = []
-    for key, value in document.items():
-        nested = isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict))
-        if nested and value:
-            lines += [f"{indent}{key}", to_text(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{key!s:<{width}}  {_cell(value)}".rstrip())
-    return "\n".join(lines)
-
-
-def _table(rows: list[dict[str, Any]], indent: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = [
-        indent + "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    ]
-    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
-        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)

@@ -6,6 +6,7 @@ Reports are plain dictionaries that can be written as JSON; `report_lines` rende
 from __future__ import annotations
 
 import difflib
+import os
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN = 10
+IMPORT_VERSION = 1
+"""Part of the key of imported poses; raise it when an adapter gives other rows for the same files."""
 _TEMPLATE_COLUMNS = ("uri", "start_s", "end_s", "action_type", "score", "difficulty", "subject_id", "split")
 _README = """# Clips
 
@@ -81,7 +84,7 @@ def validate(path: Path) -> dict:
     absent = [
         {"where": where, "uri": uri}
         for where, uri in zip(lines, clips["uri"].to_pylist(), strict=True)
-        if "://" not in uri and not Path(uri).exists()
+        if "://" not in uri and not os.path.exists(uri)
     ]
     return {
         "kind": "manifest",
@@ -199,7 +202,7 @@ def clip_warnings(clips: pa.Table) -> list[str]:
             splits.setdefault(uri, set()).add(split)
     shared = [uri for uri, names in splits.items() if len(names) > 1]
     if shared:
-        found.append(f"{len(shared)} videos have clips in more than one split, the first: {shared[0]}")
+        found.append(f"videos with clips in more than one split: {len(shared)}, the first {shared[0]}")
     scores: dict[str, list[float]] = {}
     for action, score in zip(clips["action_type"].to_pylist(), clips["score"].to_pylist(), strict=True):
         if score is not None:
@@ -267,9 +270,8 @@ def report_lines(report: dict) -> list[str]:
     """A report of `validate`, `import_` or `stats` as lines of text."""
     lines = []
     if "recordings" in report:
-        lines.append(
-            f"{report['recordings']:,} recordings of {report['subjects']:,} subjects, {report['frames']:,} frames"
-        )
+        subjects, frames = report["subjects"], report["frames"]
+        lines.append(f"{report['recordings']:,} recordings of {subjects:,} subjects, {frames:,} frames")
         lines.append(f"{report['labelled']:,} labelled pairs")
     for key in ("unlabelled", "missing"):
         if isinstance(names := report.get(key), list):
@@ -284,7 +286,7 @@ def report_lines(report: dict) -> list[str]:
         if report.get(key):
             lines.append(f"{report[key]:,} {key.replace('_', ' ')}")
     if absent := report.get("missing_files", {}).get("count"):
-        lines.append(f"{absent:,} video files do not exist (extraction will reject them)")
+        lines.append(f"video files that do not exist: {absent:,} (extraction will reject them)")
         lines += [f"  {item['where']}: {item['uri']}" for item in report["missing_files"]["first"]]
     warnings = report.get("warnings", [])
     lines += [f"warning: {text}" for text in warnings[: 2 * SHOWN]]
@@ -320,3 +322,39 @@ def _stats_lines(numbers: dict) -> list[str]:
 
 def _span(span: dict) -> str:
     return f"{span['min']:g} to {span['max']:g}, median {span['median']:g}"
+
+
+def put(store: Path, kind: str, clips: pa.Table, poses: pa.Table | None) -> dict:
+    """Write what `import_` read into a store; doing it again changes nothing.
+
+    Returns:
+        The pose table's key (empty if there are no poses) and counts of what is new or changed.
+    """
+    from pipelines.store import open_store, spec_key
+
+    opened = open_store(store, create=True)
+    new, changed = opened.put_clips(clips)
+    report = {"store": str(store), "new_clips": new, "changed_clips": changed, "poses": "", "new_poses": 0}
+    if poses is None:
+        return report
+    spec = {"stage": "import", "kind": kind, "code_version": IMPORT_VERSION}
+    table = opened.create_poses(spec)
+    with table.writer() as writer:
+        old = {row["clip_id"]: str(row) for row in table.read().to_pylist()}  # text: NaN differs from itself
+        fresh = [i for i, row in enumerate(poses.to_pylist()) if old.get(row["clip_id"]) != str(row)]
+        if fresh:
+            rows = poses.take(fresh)
+            writer.remove(set(rows.column("clip_id").to_pylist()))
+            writer.commit([table.write_file(rows)])
+    return report | {"poses": spec_key(spec), "new_poses": len(fresh)}
+
+
+def clips_of(source: Path) -> pa.Table:
+    """The clips table of a manifest file or of a store's folder."""
+    if Path(source).is_dir():
+        from pipelines.store import open_store
+
+        return open_store(source).clips.read()
+    from pipelines.datasets.manifest import read_manifest
+
+    return read_manifest(source)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.errors import CorruptError, StorageError, WriterError
+from pipelines.errors import CorruptError, DataError, StorageError, WriterError
 from pipelines.schema import CLIPS, POSES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -315,6 +315,29 @@ def open_store(path: Path, *, create: bool = False) -> Store:
     store = Store(path)
     store.clips.create()
     return store
+
+
+def snapshot(path: Path, key: str = "") -> tuple[pa.Table, pa.Table, dict]:
+    """Clips and poses as they are now, and what must be recorded to read the same rows again.
+
+    Args:
+        path: folder of the store.
+        key: which pose table; may be empty when there is only one.
+
+    Raises:
+        DataError: there is no pose table, several to choose from, or none with this key.
+    """
+    store = open_store(path)
+    keys = store.pose_keys()
+    if not keys:
+        raise DataError(path, "the store holds no poses", "Run `aqa extract` or `aqa data import` first")
+    if key not in keys and (key or len(keys) > 1):
+        raise DataError(path, f"it holds the pose tables {', '.join(keys)}", "Choose one with --poses KEY")
+    key = key or keys[0]
+    table = store.poses(key)
+    versions = {"clips_version": store.clips.version(), "poses_version": table.version()}
+    provenance = {"store": str(path.absolute()), "poses_key": key, **versions}
+    return store.clips.read(versions["clips_version"]), table.read(versions["poses_version"]), provenance
 
 
 def spec_key(spec: dict) -> str:

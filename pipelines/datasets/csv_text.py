@@ -10,6 +10,7 @@ import csv
 import io
 import unicodedata
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from pipelines.datasets.problems import Problems, shorten
@@ -19,6 +20,8 @@ from pipelines.errors import DataError
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 1_000_000
 MAX_FIELD = 4096
+MAX_COLUMNS = 1000
+MAX_COMMENTS = 1000
 _SAVE_UTF8 = "save it as 'CSV UTF-8' with commas"
 
 Row = tuple[int, list[str]]
@@ -39,7 +42,7 @@ def read_csv(path: Path, problems: Problems) -> tuple[list[str], Iterator[Row]]:
             (the last may come while iterating).
     """
     rows = _records(path, decode(path, read_source(path, MAX_BYTES)))
-    for line, cells in rows:
+    for line, cells in islice(rows, MAX_COMMENTS):
         if cells and not cells[0].startswith("#") and any(cells):
             _check_header(path, line, cells)
             return cells, _checked(path, rows, len(cells), problems)
@@ -85,6 +88,10 @@ def _records(path: Path, text: str) -> Iterator[Row]:
 
 
 def _check_header(path: Path, line: int, names: list[str]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            path, f"line {line}: the header has {len(names):,} columns", "keep the columns needed"
+        )
     if len(names) == 1:
         for mark, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
             if mark in names[0]:

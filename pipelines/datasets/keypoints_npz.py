@@ -26,7 +26,6 @@ from pipelines.schema import CLIPS, POSES
 SKELETON_JOINTS = {
     "coco17": 17,
     "mpii16": 16,
-    "halpe26": 26,
     "kinect20": 20,
     "kinect25": 25,
     "c20": 20,
@@ -94,8 +93,9 @@ def read_keypoints(source: ArraySource) -> tuple[pa.Table, pa.Table, dict]:
     with NpzArrays(source.positions) as positions:
         _check_arrays(source, positions, columns, lines, extra, problems)
         problems.raise_if_any()
-        if spare := [name for name in positions.names if name not in set(columns["clip_id"])]:
-            warnings.append(f"{len(spare)} arrays have no row in {source.samples.name}: {first_names(spare)}")
+        wanted = set(columns["clip_id"])
+        if spare := [name for name in positions.names if name not in wanted]:
+            warnings.append(f"arrays without a row in {source.samples.name}, left out: {first_names(spare)}")
         tracking = NpzArrays(source.tracking) if source.tracking else None
         sha256 = sha256_of(source.positions)
         try:

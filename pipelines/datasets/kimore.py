@@ -23,7 +23,7 @@ import pyarrow as pa
 from pipelines.datasets.clinical_sheet import ClinicalSheet, read_clinical_sheet
 from pipelines.datasets.pose_rows import STATE_CONFIDENCE, mask_non_finite, pose_row, rejected_row
 from pipelines.datasets.problems import shorten
-from pipelines.datasets.source_file import read_source
+from pipelines.datasets.source_file import check_source, read_source
 from pipelines.errors import ClipError, DataError, SecurityError
 from pipelines.schema import CLIPS, POSES, empty_row
 
@@ -32,7 +32,7 @@ PREFIXES = {"Expert": "E", "NotExpert": "NE", "BackPain": "B", "Parkinson": "P",
 EXERCISES = (1, 2, 3, 4, 5)
 JOINTS = 25
 NOMINAL_HZ = 30.0
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20  # about 22,000 frames; the longest genuine recording has 2,487
 TICKS_PER_S = 10_000_000
 _NUMBERS = 4 * JOINTS  # x, y, z in metres and the tracking state of each joint
 _SCORE_TOLERANCE = 0.01
@@ -126,9 +126,11 @@ def read_joint_positions(path: Path) -> JointPositions:
     """Read one JointPosition file.
 
     Raises:
-        ClipError: code bad_keypoints, naming the line; too_long beyond 64 MiB.
+        ClipError: code bad_keypoints, naming the line; too_long beyond 16 MiB.
         DataError, SecurityError, StorageError: the file is absent, empty, a pickle or unreadable.
     """
+    if (size := check_source(path, 2**63)) > MAX_BYTES:
+        raise ClipError("too_long", path, f"{path.name} has {size:,} bytes; at most {MAX_BYTES:,} are read")
     data = read_source(path, MAX_BYTES)
     try:
         text = data.decode("ascii")
@@ -299,18 +301,19 @@ def _read_sheets(state: _Import, subject: str, folder: Path) -> dict[int, Clinic
         files = sorted((folder / f"Es{exercise}" / "Label").glob("ClinicalAssessment_*.xlsx"))
         if not files:
             continue
-        _check_inside(state.root, *files)
+        file = next((file for file in files if file.stem.endswith(f"_{subject}")), files[0])
+        _check_inside(state.root, file)
         try:
-            key = hashlib.sha256(read_source(files[0], MAX_BYTES)).hexdigest()
+            key = hashlib.sha256(read_source(file, MAX_BYTES)).hexdigest()
             if key not in state.sheets:
-                state.sheets[key] = read_clinical_sheet(files[0])
+                state.sheets[key] = read_clinical_sheet(file)
         except DataError as error:
             state.warnings.append(f"{subject} Es{exercise}: score sheet not used, {error}")
             continue
         sheet = state.sheets[key]
         if sheet.subject != subject:
             state.warnings.append(
-                f"{files[0].name} of {subject} Es{exercise} is about {sheet.subject!r}; not used"
+                f"{file.name} of {subject} Es{exercise} is about {sheet.subject!r}; not used"
             )
         else:
             sheets[exercise] = sheet

@@ -6,12 +6,13 @@ import difflib
 import hashlib
 import math
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from pipelines.schema import CLIPS
 
 SPLITS = ("train", "val", "test")
 MAX_PARQUET_BYTES = 2**30
+MAX_PARQUET_VALUES = 50 * MAX_ROWS
 _BOX = ("box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -68,11 +70,10 @@ def read_manifest_lines(path: Path) -> tuple[pa.Table, list[str]]:
         names, rows = read_csv(path, problems)
         word = "line"
     columns, lines = parse_clips(names, rows, problems, required="uri", word=word)
-    uris = columns["uri"]
     columns["clip_id"] = _default_ids(columns)
-    columns["uri"] = [absolute_uri(uri, path.parent) for uri in uris]
     check_clips(columns, lines, problems)
     problems.raise_if_any()
+    columns["uri"] = [absolute_uri(uri, path.parent) for uri in columns["uri"]]
     if not lines:
         raise DataError(path, "there are no clips below the header", "add one row per clip")
     return clips_table(columns), lines
@@ -199,11 +200,11 @@ def absolute_uri(uri: str | None, folder: Path) -> str | None:
     """A relative path made absolute from `folder`; addresses such as s3://... stay as they are."""
     if uri is None or "://" in uri:
         return uri
-    return os.path.normpath(Path(folder).absolute() / uri)
+    return os.path.normpath(os.path.join(os.path.abspath(folder), uri))
 
 
 def _default_ids(columns: Columns) -> list[str | None]:
-    stems = [unicodedata.normalize("NFC", PurePosixPath(uri or "").stem) for uri in columns["uri"]]
+    stems = [_stem(uri or "") for uri in columns["uri"]]
     given = columns["clip_id"]
     used = Counter(stem if clip_id is None else clip_id for clip_id, stem in zip(given, stems, strict=True))
     ids = []
@@ -214,6 +215,12 @@ def _default_ids(columns: Columns) -> list[str | None]:
             name = stem if used[stem] == 1 else f"{stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         ids.append(name)
     return ids
+
+
+def _stem(uri: str) -> str:
+    """Name of the file without suffix; empty where the uri names no file."""
+    stem = posixpath.splitext(posixpath.basename(uri.rstrip("/")))[0]
+    return "" if stem in (".", "..") else unicodedata.normalize("NFC", stem)
 
 
 def _parser(kind: pa.DataType):
@@ -275,7 +282,9 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[int, list]]]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True, arrow_extensions_enabled=False)
         meta = file.metadata
-        size = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
+        groups = [meta.row_group(index) for index in range(meta.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
         names = list(file.schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -283,9 +292,11 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[int, list]]]:
         raise DataError(
             path, f"there are {meta.num_rows:,} rows; at most {MAX_ROWS:,} are read", "split the table"
         )
-    if size > MAX_PARQUET_BYTES:
+    if size > MAX_PARQUET_BYTES or values > MAX_PARQUET_VALUES:
         raise SecurityError(
-            path, f"the columns expand to {size:,} bytes", "keep only the columns of the clips table"
+            path,
+            f"the columns expand to {values:,} values in {size:,} bytes",
+            "keep only the columns of the clips table",
         )
     if len(set(names)) != len(names):
         raise DataError(path, "a column appears twice", "keep one of the two columns")

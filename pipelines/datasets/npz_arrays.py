@@ -10,6 +10,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from pipelines.errors import DataError, SecurityError
 
 MAX_BYTES = 8 * 2**30
 MAX_MEMBERS = 200_000
+MAX_DIRECTORY_BYTES = 16 * 2**20
 MAX_ARRAY_BYTES = 2**30
 MAX_RATIO = 200
 _FREE_BYTES = 2**20  # small arrays of one value compress further than any ratio limit; they do no harm
@@ -57,6 +59,7 @@ class NpzArrays:
     def __init__(self, path: Path):
         self.path = path
         self._bytes = check_source(path, MAX_BYTES)
+        self._check_directory_size()
         try:
             self._zip = zipfile.ZipFile(path)
         except _ZIP_ERRORS as error:
@@ -131,6 +134,20 @@ class NpzArrays:
             raise DataError(self.path, cause, _REMEDY)
         return ArrayHeader(tuple(shape), dtype)
 
+    def _check_directory_size(self) -> None:
+        """Bound the directory of the zip before zipfile makes an object of every entry."""
+        with self.path.open("rb") as stream:
+            stream.seek(max(self._bytes - 2**16 - 100, 0))
+            tail = stream.read()
+        end = tail.rfind(b"PK\x05\x06")
+        if end < 0 or len(tail) < end + 22:
+            return  # no zip file: zipfile says so
+        size = int.from_bytes(tail[end + 12 : end + 16], "little")
+        if size == 0xFFFFFFFF and tail[max(end - 76, 0) :].startswith(b"PK\x06\x06"):  # zip64
+            size = int.from_bytes(tail[end - 36 : end - 28], "little")
+        if size > MAX_DIRECTORY_BYTES:
+            raise SecurityError(self.path, f"the list of arrays takes {size:,} bytes", "split the file")
+
     def _check_directory(self) -> None:
         members = self._zip.infolist()
         names = [member.filename for member in members]
@@ -151,7 +168,7 @@ class NpzArrays:
                 raise DataError(self.path, f"{shorten(name)} is protected by a password", _REMEDY)
             self._check_expansion(shorten(name), member.file_size, member.compress_size)
         if len(set(names)) != len(names):
-            double = next(name for name in names if names.count(name) > 1)
+            double = Counter(names).most_common(1)[0][0]
             raise DataError(self.path, f"two arrays are named {shorten(double)}", _REMEDY)
         self._check_expansion("the file", sum(member.file_size for member in members), self._bytes, MAX_BYTES)
 

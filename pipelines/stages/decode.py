@@ -8,6 +8,7 @@ one JSON line, an answer is one JSON line followed by raw pixels.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -133,7 +134,7 @@ def sample_indices(
 def _nearest(time_s: np.ndarray, rate: float, origin: float) -> np.ndarray:
     """Positions of the frames that are nearest to some tick origin + k / rate, k = 0, 1, ...
 
-    Frame i is nearest to the ticks between the midpoints to its neighbours; it is taken if a whole k lies there.
+    Frame i is nearest to the ticks between the midpoints to its neighbours: it is taken if a k lies there.
     """
     upper = np.append((time_s[1:] + time_s[:-1]) / 2, time_s[-1])
     # Ticks and frames that are meant to coincide differ by rounding; a millionth of a tick is no time.
@@ -258,8 +259,12 @@ class DecodeGuard:
 
         Raises:
             ClipError: with a key of `REJECT_CODES`; the guard is ready for the next clip afterwards.
+            ValueError: if the request itself is wrong (unknown sampling, empty box).
             RuntimeError: if the child cannot be started at all (a broken installation, not a bad clip).
         """
+        sample_indices(np.zeros(1), request.sampling)
+        if request.box and not (request.box[0] < request.box[2] and request.box[1] < request.box[3]):
+            raise ValueError(f"box {request.box} is empty; give x1 < x2 and y1 < y2 in pixels")
         message = asdict(request) | {"reader": "decord", "note": ""}
         message["uri"] = _local_path(request.uri)
         deaths: list[str] = []
@@ -288,10 +293,8 @@ class DecodeGuard:
         process, self._process, self._clips = self._process, None, 0
         if process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # the child leads its own group
-        except ProcessLookupError:
-            pass
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
@@ -314,6 +317,7 @@ class DecodeGuard:
                 "PYTHONPATH": os.pathsep.join(os.path.abspath(entry or ".") for entry in sys.path),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONUTF8": "1",
+                "PATH": os.defpath,  # decord's import reads it
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
             },
@@ -337,7 +341,7 @@ class DecodeGuard:
         if "code" in header:
             raise ClipError(header["code"], message["uri"], header["cause"])
         frames = np.empty(header["shape"], np.uint8)
-        pixels = memoryview(frames).cast("B") if frames.size else memoryview(b"")
+        pixels = frames.data.cast("B") if frames.size else memoryview(b"")
         pixels[: len(rest)] = rest
         self._read_into(pixels[len(rest) :], deadline)
         return DecodedClip(
@@ -356,7 +360,8 @@ class DecodeGuard:
     def _wait(self, stream: Any, event: int, deadline: float) -> None:
         """Return when `stream` is ready; meanwhile keep the end of what the child writes to stderr."""
         process = self._process
-        assert process is not None and process.stderr is not None
+        assert process is not None
+        assert process.stderr is not None
         while True:
             with selectors.DefaultSelector() as selector:
                 selector.register(stream, event)

@@ -97,14 +97,17 @@ class PoseNetwork:
 
         from pipelines.stages import mmpose_compat
 
-        mmpose_compat.install()
-        from mmcv.cnn import fuse_conv_bn
-        from mmpose.apis import init_model
-
         self.model = model
         config = read_pose_config(model.name)
         config.model.test_cfg = {**config.model.get("test_cfg", {}), "flip_test": False}
-        self.network = init_model(config, None, device=device)
+        config.model.backbone.init_cfg = None  # it names weights on the network
+        # Not mmpose.apis: it also loads the data sets and visualisers, seconds that every actor would pay.
+        from mmcv.cnn import fuse_conv_bn
+        from mmengine.registry import init_default_scope
+        from mmpose.models import build_pose_estimator
+
+        init_default_scope("mmpose")
+        self.network = build_pose_estimator(config.model).to(device)
         mmpose_compat.load_weights(self.network, model.weights)
         # Measured on CPU with RTMPose-t: 2.2 times the frames per second, keypoints equal to 1e-3 px.
         self.network.backbone = fuse_conv_bn(self.network.backbone)
@@ -146,7 +149,6 @@ class PoseNetwork:
                 "input_size": size,
                 "input_center": center,
                 "input_scale": scale,
-                "flip_indices": self.network.dataset_meta["flip_indices"],
             }
         )
         half = scale / 2
@@ -259,14 +261,13 @@ def _rejected_row(clip: dict) -> dict:
 
 
 def _skeleton_of(config: Config, name: str) -> str:
-    from mmpose.apis.inference import dataset_meta_from_config
-
-    meta = dataset_meta_from_config(config, dataset_mode="test") or {}
-    skeleton = _SKELETONS.get(meta.get("dataset_name", ""))
-    if skeleton is None:
+    dataset = config.test_dataloader.dataset
+    source = dataset.get("metainfo", {}).get("from_file", "")
+    described = Path(source).stem or dataset.type.removesuffix("Dataset").lower()
+    if described not in _SKELETONS:
         raise ConfigError(
             "extract.pose_config",
-            f"{name} predicts the keypoints of {meta.get('dataset_name')!r}, a skeleton not known here",
+            f"{name} predicts the keypoints of {described!r}, a skeleton not known here",
             f"Choose a network for one of: {', '.join(sorted(_SKELETONS))}",
         )
-    return skeleton
+    return _SKELETONS[described]

@@ -26,7 +26,7 @@ CONFIG = ExtractConfig(clips_per_unit=2)
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory) -> Path:
     """Manifest of 10 rendered clips."""
-    return render_dataset(tmp_path_factory.mktemp("rendered"), exercises=6, subjects=3, dives=4, seed=5)
+    return render_dataset(tmp_path_factory.mktemp("rendered"), exercises=6, subjects=4, dives=4, seed=5)
 
 
 @pytest.fixture(scope="module")

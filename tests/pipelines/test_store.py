@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import store as stores
-from pipelines.errors import CorruptError, StorageError, WriterError
+from pipelines.errors import CorruptError, DataError, StorageError, WriterError
 from pipelines.schema import CLIPS, POSES, empty_row
 
 SPEC = {"kind": "poses", "network": "test"}
@@ -175,6 +175,24 @@ def test_verify_counts_coverage_and_orphans(store):
         table.write_file(poses("b"))  # a killed driver never committed this
     result = stores.verify(store.path)
     assert result == {"files": 2, "faults": 0, "clips": 2, "clips_without_poses": 1, "orphan_files": 1}
+
+
+def test_a_snapshot_needs_one_pose_table_or_its_key(store):
+    with pytest.raises(DataError, match="the store holds no poses. Run `aqa extract`"):
+        stores.snapshot(store.path)
+    first = store.create_poses(SPEC)
+    with first.writer() as writer:
+        writer.commit([first.write_file(poses("a"))])
+    _, rows, provenance = stores.snapshot(store.path)
+    assert rows.num_rows == 1
+    assert provenance["poses_key"] == first.path.name
+    assert first.read(provenance["poses_version"]).equals(rows)
+    second = store.create_poses({"kind": "poses", "network": "other"})
+    with pytest.raises(
+        DataError, match=f"{first.path.name}, {second.path.name}. Choose one with --poses KEY"
+    ):
+        stores.snapshot(store.path)
+    assert stores.snapshot(store.path, second.path.name)[1].num_rows == 0
 
 
 def test_a_newer_store_is_refused(store):

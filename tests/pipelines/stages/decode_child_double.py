@@ -1,0 +1,33 @@
+"""The decode process with faults: files of certain names make it die, hang or eat memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from pipelines.stages import decode_child
+
+answer = decode_child.answer
+
+
+def misbehave(request: dict[str, Any], memory_mb: int) -> Any:
+    """Fail the way the file's name says, then answer as the real child does."""
+    name = os.path.basename(request["uri"])
+    if name == "abort.mp4" or (name == "abort_decord.mp4" and request["reader"] == "decord"):
+        os.write(2, b"\x1b[31mfree(): invalid pointer\n" * 100_000)
+        os.abort()
+    if name == "hang.mp4":
+        time.sleep(3600)
+    if name == "allocate.mp4":
+        np.ones(1 << 40, np.uint8)
+    if name == "exit.mp4":
+        os._exit(3)
+    return answer(request, memory_mb)
+
+
+if __name__ == "__main__":
+    decode_child.answer = misbehave
+    decode_child.main()

@@ -1,0 +1,635 @@
+"""decode.py, its child, the referee: exact frames or a clear rejection, whatever the file does."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.errors import REJECT_CODES, ClipError
+from pipelines.stages.decode import (
+    Crop,
+    DecodedClip,
+    DecodeGuard,
+    DecodeRequest,
+    box_to_center_scale,
+    fix_aspect,
+    sample_indices,
+    warp_matrix,
+)
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from make_videos import draw, read_number, write_audio, write_video  # noqa: E402
+
+LIMIT = 1 << 30
+
+
+def request(path: Path | str, **changes: object) -> DecodeRequest:
+    """A request for all whole frames, with changes."""
+    fields: dict = {"start_s": None, "end_s": None, "sampling": "all", "box": None, "crop": None}
+    return DecodeRequest(uri=str(path), **(fields | {"max_bytes": LIMIT} | changes))
+
+
+@pytest.fixture(scope="module")
+def guard():
+    """One guard for all files: a bad file must not harm the next."""
+    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
+        yield guard
+
+
+def numbers(clip: DecodedClip) -> list[int]:
+    """The numbers burnt into the frames."""
+    return [read_number(frame) for frame in clip.frames]
+
+
+def reject(guard: DecodeGuard, path: Path | str, **changes: object) -> ClipError:
+    """The error a clip is rejected with."""
+    with pytest.raises(ClipError) as caught:
+        guard.decode(request(path, **changes))
+    return caught.value
+
+
+# ---------------------------------------------------------------- sampling, by hand
+
+
+def test_all_keeps_start_and_drops_end():
+    times = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert sample_indices(times, "all").tolist() == [0, 1, 2, 3, 4]
+    assert sample_indices(times, "all", 0.1, 0.3).tolist() == [1, 2]
+    assert sample_indices(times, "all", 0.5, None).tolist() == []
+
+
+def test_uniform_is_floor_of_linspace_and_repeats():
+    times = np.arange(10) / 10
+    assert sample_indices(times, "uniform:4").tolist() == [0, 3, 6, 9]
+    assert sample_indices(times, "uniform:5").tolist() == [0, 2, 4, 6, 9]  # 0 2.25 4.5 6.75 9
+    assert sample_indices(times[:2], "uniform:5").tolist() == [0, 0, 0, 0, 1]
+    assert sample_indices(times, "uniform:1", 0.2).tolist() == [2]
+
+
+def test_fps_takes_the_nearest_frame_of_each_tick():
+    at_30 = np.arange(31) / 30
+    assert sample_indices(at_30, "fps:10").tolist() == list(range(0, 31, 3))
+    at_25 = np.arange(26) / 25  # ticks 0, 2.5, 5, ... frames; a tie goes to the earlier frame
+    assert sample_indices(at_25, "fps:10").tolist() == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25]
+    uneven = np.array([0.0, 0.04, 0.21, 0.26, 0.9])  # ticks 0 .1 .2 .3 .4 .5 | .6 .7 .8 .9
+    assert sample_indices(uneven, "fps:10").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_fps_beyond_the_source_gives_each_frame_once():
+    assert sample_indices(np.arange(5) / 5, "fps:1000000000").tolist() == [0, 1, 2, 3, 4]
+    assert sample_indices(np.arange(5) / 5, "fps:0.1").tolist() == [0]
+
+
+def test_fps_ticks_start_with_the_clip():
+    assert sample_indices(np.arange(100) / 50, "fps:10", 1.06, 1.5).tolist() == [53, 58, 63, 68, 73]
+
+
+@pytest.mark.parametrize("sampling", ["every:3", "fps:0", "fps:x", "uniform:0", "uniform:-3", "fps:"])
+def test_unknown_sampling_is_named(sampling):
+    with pytest.raises(ValueError, match="is none of all, fps:R, uniform:M"):
+        sample_indices(np.arange(3.0), sampling)
+
+
+# ---------------------------------------------------------------- crop geometry
+
+
+def test_warp_matrix_maps_the_padded_box_onto_the_input():
+    center, scale = box_to_center_scale((100, 50, 200, 250), 1.25)
+    assert center.tolist() == [150, 150]
+    assert scale.tolist() == [125, 250]
+    scale = fix_aspect(scale, 192, 256)
+    assert scale.tolist() == [187.5, 250]
+    matrix = warp_matrix(center, scale, (192, 256))
+    corners = np.array([[150 - 93.75, 150 - 125, 1], [150 + 93.75, 150 + 125, 1]])
+    np.testing.assert_allclose(corners @ matrix.T, [[0, 0], [192, 256]], atol=1e-3)
+
+
+def test_crop_equals_mmpose_bit_for_bit():
+    compat = pytest.importorskip("pipelines.stages.mmpose_compat")
+    compat.install()
+    from mmpose.datasets.transforms import GetBBoxCenterScale, TopdownAffine
+
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        frame = random.integers(0, 256, (random.integers(40, 300), random.integers(40, 300), 3), np.uint8)
+        x1, y1 = random.uniform(-20, 150, 2)
+        box = (x1, y1, x1 + random.uniform(2, 250), y1 + random.uniform(2, 250))
+        size = (int(random.integers(8, 400)), int(random.integers(8, 400)))
+        expected = {"img": frame, "bbox": np.array([box], np.float32)}
+        expected = TopdownAffine(input_size=size)(GetBBoxCenterScale(padding=1.25)(expected))
+        center, scale = box_to_center_scale(box, 1.25)
+        matrix = warp_matrix(center, fix_aspect(scale, *size), size)
+        ours = cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(ours, expected["img"])
+        np.testing.assert_array_equal(fix_aspect(scale, *size), expected["input_scale"])
+        np.testing.assert_array_equal(center, expected["input_center"])
+
+
+def test_cropped_frames_are_the_warped_whole_frames(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    whole = guard.decode(request(path))
+    box = (20.0, 10.0, 90.0, 80.0)
+    clip = guard.decode(request(path, box=box, crop=Crop(48, 64)))
+    center, scale = box_to_center_scale(box, 1.25)
+    matrix = warp_matrix(center, fix_aspect(scale, 48, 64), (48, 64))
+    expected = [cv2.warpAffine(frame, matrix, (48, 64), flags=cv2.INTER_LINEAR) for frame in whole.frames]
+    np.testing.assert_array_equal(clip.frames, expected)
+    assert (clip.width_px, clip.height_px, clip.box) == (128, 96, box)
+    assert whole.box == (0.0, 0.0, 128.0, 96.0)
+
+
+# ---------------------------------------------------------------- generated videos: every frame exact
+
+VIDEOS = {
+    "h264_b_frames.mp4": {"codec_options": {"bf": "3", "g": "12"}},
+    "h264_b_frames.mkv": {"codec_options": {"bf": "3", "g": "12"}},
+    "h264_b_frames.avi": {"codec_options": {"bf": "3", "g": "12"}},
+    "h264_open_gop.mp4": {"codec_options": {"bf": "3", "g": "8", "x264-params": "open-gop=1"}},
+    "h264.ts": {"codec_options": {"bf": "2"}},
+    "mpeg4.avi": {"codec": "mpeg4", "codec_options": {"bf": "2"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "codec_options": {"cpu-used": "8"}},
+    "hevc.mp4": {"codec": "libx265", "codec_options": {"x265-params": "log-level=none:bframes=3:pools=1"}},
+    "hevc_10_bit.mkv": {
+        "codec": "libx265",
+        "pixel_format": "yuv420p10le",
+        "codec_options": {"x265-params": "log-level=none:pools=1"},
+    },
+    "mjpeg.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
+    "h264_444_odd_size.mp4": {"size": (129, 97), "pixel_format": "yuv444p"},
+    "vp9_odd_size.mkv": {"codec": "libvpx-vp9", "size": (131, 99), "codec_options": {"cpu-used": "8"}},
+    "one_frame.mp4": {"count": 1},
+    "two_frames.mkv": {"count": 2},
+    "long.mp4": {"count": 250},
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_every_frame_and_time_is_exact(guard, tmp_path, name):
+    path = write_video(tmp_path / name, **VIDEOS[name])
+    count = VIDEOS[name].get("count", 30)
+    clip = guard.decode(request(path))
+    assert numbers(clip) == list(range(count))
+    assert clip.frame_index.tolist() == list(range(count))
+    np.testing.assert_allclose(clip.time_s, np.arange(count) * 0.04, atol=2e-3)
+    assert clip.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert clip.source_bytes == path.stat().st_size
+
+
+def test_variable_frame_rate_keeps_its_times(guard, tmp_path):
+    times = [0, 10, 30, 60, 61, 200, 205, 700, 730, 1400]
+    for suffix in (".mp4", ".mkv"):
+        path = write_video(tmp_path / f"vfr{suffix}", times_ms=times, codec_options={"bf": "2"})
+        clip = guard.decode(request(path))
+        assert numbers(clip) == list(range(10))
+        np.testing.assert_allclose(clip.time_s * 1000, times, atol=1.01)
+        clip = guard.decode(request(path, sampling="fps:10", start_s=0.2, end_s=0.8))
+        assert clip.frame_index.tolist() == [5, 6, 7]  # nearest to ticks .2, .3 .4, .5 .6 .7
+
+
+@pytest.mark.parametrize("start_ms", [2000, 8333])
+def test_start_offset_is_subtracted(guard, tmp_path, start_ms):
+    path = write_video(tmp_path / "late.mkv", times_ms=[start_ms + 40 * k for k in range(20)])
+    clip = guard.decode(request(path))
+    np.testing.assert_allclose(clip.time_s, np.arange(20) * 0.04, atol=2e-3)
+    assert numbers(clip) == list(range(20))
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_rotation_is_applied_once(guard, tmp_path, rotation, reader):
+    path = write_video(tmp_path / "turned.mp4", rotation=rotation, size=(160, 128))
+    if reader == "pyav":
+        with DecodeGuard(timeout_s=60, memory_mb=3000, child_module="decode_child_double") as other:
+            clip = other.decode(request(path.rename(tmp_path / "abort_decord.mp4")))
+    else:
+        clip = guard.decode(request(path))
+    assert clip.decoder == reader
+    expected = (160, 128) if rotation == 180 else (128, 160)
+    assert (clip.width_px, clip.height_px) == expected == clip.frames.shape[2:0:-1]
+    assert numbers(clip) == list(range(30))
+
+
+def test_decords_padded_rows_are_noticed(guard, tmp_path):
+    # decord takes the padding of rows for a fourth channel where 96 columns of 3 bytes are stored in 384.
+    clip = guard.decode(request(write_video(tmp_path / "turned.mp4", rotation=90, size=(128, 96))))
+    assert numbers(clip) == list(range(30))
+
+
+def test_pixel_aspect_is_applied_once(guard, tmp_path):
+    clip = guard.decode(request(write_video(tmp_path / "wide.mp4", aspect=Fraction(4, 3))))
+    assert (clip.width_px, clip.height_px) == (171, 96) == clip.frames.shape[2:0:-1]
+    assert numbers(clip) == list(range(30))
+    turned = guard.decode(request(write_video(tmp_path / "tall.mp4", aspect=Fraction(4, 3), rotation=90)))
+    assert (turned.width_px, turned.height_px) == (96, 171)
+    rounding = guard.decode(request(write_video(tmp_path / "same.mp4", aspect=Fraction(225, 224))))
+    assert (rounding.width_px, rounding.height_px) == (128, 96)
+
+
+def test_both_decoders_give_the_same_pixels(guard, tmp_path):
+    path = write_video(tmp_path / "abort_decord.mp4", codec_options={"bf": "3"})
+    with DecodeGuard(timeout_s=60, memory_mb=3000, child_module="decode_child_double") as other:
+        second = other.decode(request(path))
+    first = guard.decode(request(path))
+    assert (first.decoder, first.decoder_note, second.decoder) == ("decord", "", "pyav")
+    assert "died" in second.decoder_note
+    np.testing.assert_array_equal(first.frames, second.frames)
+
+
+def test_clip_range_and_sampling(guard, tmp_path):
+    path = write_video(tmp_path / "long.mp4", count=250)
+    clip = guard.decode(request(path, start_s=2.0, end_s=4.0, sampling="uniform:96", crop=Crop(64, 48, 1.0)))
+    assert len(clip.frames) == 96
+    assert clip.frame_index.tolist() == np.floor(np.linspace(50, 99, 96)).astype(int).tolist()
+    assert numbers(clip) == clip.frame_index.tolist()
+    error = reject(guard, path, start_s=11.0, end_s=12.0)
+    assert (error.code, "0.000 to 9.960 s" in error.cause) == ("empty_range", True)
+
+
+def test_frames_beyond_the_budget_are_refused(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4")
+    size = 30 * 128 * 96 * 3
+    assert len(guard.decode(request(path, max_bytes=size)).frames) == 30
+    assert reject(guard, path, max_bytes=size - 1).code == "too_long"
+
+
+def test_a_wrong_request_is_no_bad_clip(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=3)
+    with pytest.raises(ValueError, match="is none of all, fps:R, uniform:M"):
+        guard.decode(request(path, sampling="every:2"))
+    for box in ((5.0, 5.0, 5.0, 9.0), (9.0, 0.0, 1.0, 9.0), (float("nan"), 0.0, 1.0, 9.0)):
+        with pytest.raises(ValueError, match=r"box .* is empty"):
+            guard.decode(request(path, box=box))
+
+
+def test_a_file_that_changes_between_clips_is_read_anew(guard, tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=3)
+    first = guard.decode(request(path, start_s=0.04))
+    second = guard.decode(request(path, end_s=0.08))
+    assert (numbers(first), numbers(second)) == ([1, 2], [0, 1])
+    assert first.source_sha256 == second.source_sha256
+    write_video(path, count=5)
+    third = guard.decode(request(path))
+    assert numbers(third) == [0, 1, 2, 3, 4]
+    assert third.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------- files that are no whole video
+
+
+def test_truncated_files_are_refused(guard, tmp_path):
+    for name, faststart in (("a.mp4", True), ("a.mkv", False), ("a.avi", False)):
+        whole = write_video(tmp_path / name, count=200, faststart=faststart).read_bytes()
+        for share in (0.5, 0.9, 0.98):
+            part = tmp_path / f"cut_{name}"
+            part.write_bytes(whole[: int(len(whole) * share)])
+            assert reject(guard, part).code in {"truncated", "corrupt"}, (name, share)
+    index_at_end = write_video(tmp_path / "b.mp4", count=200).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(index_at_end[: len(index_at_end) // 2])
+    assert reject(guard, tmp_path / "cut.mp4").code == "no_index"
+
+
+def test_bit_flips_never_pass_wrong_frames(guard, tmp_path):
+    whole = write_video(tmp_path / "a.mp4", count=60, faststart=True).read_bytes()
+    right = guard.decode(request(tmp_path / "a.mp4")).frames
+    random, refused = np.random.default_rng(0), 0
+    start = whole.index(b"mdat") + 800
+    for _ in range(20):
+        data = bytearray(whole)
+        for position in random.integers(start, len(data), 8):
+            data[position] ^= 1 << random.integers(8)
+        (tmp_path / "b.mp4").write_bytes(data)
+        try:
+            clip = guard.decode(request(tmp_path / "b.mp4"))
+        except ClipError as error:
+            refused += error.code in {"corrupt", "truncated", "unsupported"}
+        else:
+            assert len(clip.frames) == len(right)
+    assert refused >= 18
+
+
+NO_VIDEO = {
+    "text.mp4": (b"This is not a video\n" * 40, "not_media", "no known container"),
+    "page.mp4": (b"<!DOCTYPE html><html>404</html>", "not_media", "HTML"),
+    "pointer.mp4": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+        "not_media",
+        "git lfs pull",
+    ),
+    "archive.mp4": (b"PK\x03\x04" + bytes(200), "not_media", "no known container"),
+    "zeros.mp4": (bytes(5000), "not_media", "no known container"),
+    "one.mp4": (b"\x00", "not_media", "no known container"),
+    "empty.mp4": (b"", "empty", "zero bytes"),
+    "hls.mp4": (b"#EXTM3U\n#EXTINF:1,\nvictim.mp4\n#EXT-X-ENDLIST\n", "playlist", "#extm3u"),
+    "bom.mp4": (b"\xef\xbb\xbf\n#EXTM3U\nvictim.mp4\n", "playlist", "#extm3u"),
+    "concat.avi": (b"ffconcat version 1.0\nfile victim.mp4\n", "playlist", "ffconcat"),
+    "dash.mp4": (b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"/>', "playlist", "xml"),
+    "session.mp4": (b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\n", "playlist", "v=0"),
+    "no_index.mp4": (b"\0\0\0\x18ftypisom\0\0\0\0isomiso2" + bytes(64), "no_index", "moov"),
+}
+
+
+@pytest.mark.parametrize("name", NO_VIDEO)
+def test_what_is_no_video_is_named(guard, tmp_path, name):
+    write_video(tmp_path / "victim.mp4", count=3)
+    content, code, cause = NO_VIDEO[name]
+    (tmp_path / name).write_bytes(content)
+    error = reject(guard, tmp_path / name)
+    assert error.code == code
+    assert cause in error.cause
+    assert str(tmp_path / name) in str(error)
+
+
+def test_special_files_do_not_block(guard, tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    begin = time.monotonic()
+    assert reject(guard, tmp_path / "pipe.mp4").code == "not_regular"
+    assert reject(guard, tmp_path).code == "not_regular"
+    assert reject(guard, "/dev/zero").code == "not_regular"
+    assert reject(guard, tmp_path / "none.mp4").code == "missing"
+    assert "dangling" in reject(guard, tmp_path / "gone.mp4").cause
+    assert reject(guard, tmp_path / "nul\0.mp4").code == "missing"
+    assert reject(guard, "s3://bucket/a.mp4").code == "unreadable"
+    assert time.monotonic() - begin < 10
+
+
+def test_sound_alone_is_no_video(guard, tmp_path):
+    assert reject(guard, write_audio(tmp_path / "a.mp4")).code == "no_video"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.mp4", "new\nline.mp4", "ünï_视频_🤸.mp4", "-i.mp4", "%d.mp4", "file:x.mp4"]
+)
+def test_awkward_names(guard, tmp_path, name):
+    assert (
+        numbers(guard.decode(request(write_video(tmp_path / "a.mp4", count=3).rename(tmp_path / name))))[2]
+        == 2
+    )
+
+
+def test_file_address_and_relative_path(guard, tmp_path, monkeypatch):
+    write_video(tmp_path / "a b.mp4", count=3)
+    monkeypatch.chdir(tmp_path)
+    assert len(guard.decode(request("a b.mp4")).frames) == 3
+    assert len(guard.decode(request(f"file://{tmp_path}/a%20b.mp4")).frames) == 3
+
+
+def test_header_sizes_are_not_believed(tmp_path):
+    with DecodeGuard(timeout_s=60, memory_mb=600) as small:  # 600 MiB allow 26 million pixels
+        path = write_video(
+            tmp_path / "a.mp4", size=(8000, 4000), count=1, codec_options={"preset": "ultrafast"}
+        )
+        assert reject(small, path).code == "too_large"
+        assert len(small.decode(request(write_video(tmp_path / "b.mp4", count=3))).frames) == 3
+
+
+# ---------------------------------------------------------------- the guard
+
+
+def test_a_faulty_child_ends_with_the_right_code_and_the_next_file_decodes(tmp_path):
+    good = write_video(tmp_path / "good.mp4", count=3)
+    with DecodeGuard(timeout_s=4, memory_mb=1500, child_module="decode_child_double") as faulty:
+        for name, code in (
+            ("abort.mp4", "decode_crash"),
+            ("hang.mp4", "decode_timeout"),
+            ("allocate.mp4", "memory_limit"),
+            ("exit.mp4", "decode_crash"),
+        ):
+            (tmp_path / name).write_bytes(good.read_bytes())
+            begin = time.monotonic()
+            error = reject(faulty, tmp_path / name)
+            assert error.code == code, error
+            assert time.monotonic() - begin < 30
+            assert numbers(faulty.decode(request(good))) == [0, 1, 2]
+        crash = reject(faulty, tmp_path / "abort.mp4").cause
+    assert crash.count("SIGABRT") == 2
+    assert "invalid pointer" in crash
+    assert "\x1b" not in crash
+    assert len(crash) < 1000
+
+
+def test_the_child_is_recycled_and_closed(tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=3)
+    with DecodeGuard(timeout_s=60, memory_mb=3000, recycle_after=2) as guard:
+        pids = []
+        for _ in range(4):
+            guard.decode(request(path))
+            pids.append(guard.child_pid)
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert guard.child_pid is None
+    for pid in set(pids):
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_child_has_little(guard, tmp_path):
+    guard.decode(request(write_video(tmp_path / "a.mp4", count=3)))
+    process = Path(f"/proc/{guard.child_pid}")
+    variables = {line.split("=")[0] for line in (process / "environ").read_text().split("\0") if line}
+    threads = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    assert variables == {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUTF8", "PATH"} | threads
+    limits = (process / "limits").read_text()
+    assert f"{3000 << 20}" in limits.split("Max address space")[1].split("\n")[0]
+    assert limits.split("Max core file size")[1].split()[:2] == ["0", "0"]
+    assert limits.split("Max file size")[1].split()[:2] == ["0", "0"]
+    if guard.network_isolated:
+        assert (process / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+        assert (process / "net/route").read_text().count("\n") <= 1
+    assert os.getsid(guard.child_pid) == guard.child_pid
+
+
+def test_the_parents_death_ends_a_hanging_child(tmp_path):
+    path = write_video(tmp_path / "hang.mp4", count=3)
+    script = f"""
+import sys, threading, time
+sys.path[:0] = [{str(HERE)!r}]
+from pipelines.stages.decode import DecodeGuard, DecodeRequest
+guard = DecodeGuard(timeout_s=600, memory_mb=3000, child_module="decode_child_double")
+request = DecodeRequest({str(path)!r}, None, None, "all", None, None, 1 << 20)
+threading.Thread(target=guard.decode, args=(request,), daemon=True).start()
+while not guard._hello:
+    time.sleep(0.05)
+time.sleep(1)
+print(guard.child_pid, flush=True)
+time.sleep(600)
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+    )
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_missing_child_module_is_no_bad_clip(tmp_path):
+    path = write_video(tmp_path / "a.mp4", count=1)
+    with (
+        DecodeGuard(timeout_s=5, memory_mb=3000, child_module="no_such_module") as guard,
+        pytest.raises(RuntimeError, match=r"no_such_module did not start: exit status 1"),
+    ):
+        guard.decode(request(path))
+
+
+def test_every_drawn_number_can_be_read():
+    assert [read_number(draw(number, 128, 96)) for number in range(256)] == list(range(256))
+    with pytest.raises(ValueError, match="bars"):
+        read_number(np.rot90(draw(77, 128, 128)))
+
+
+# ---------------------------------------------------------------- real files
+
+QUICK = {
+    "decord__unordered.mov",
+    "decord__video_90.mov",
+    "decord__corrupted.mp4",
+    "mmaction2__test.avi",
+    "moviepy__bitmap.mp4",
+    "mp4parse-rust__no_timescale.mp4",
+    "mp4parse-rust__short-cenc.mp4",
+    "mux.js__test-segment.ts",
+    "nestegg__dancer1.webm",
+    "nestegg__seek.webm",
+    "nestegg__seek_encrypted.webm",
+    "tfjs-models__pose_1.mp4",
+    "torchcodec__discard_first_keyframe.mp4",
+    "torchcodec__h265_video.mp4",
+    "torchcodec__sine_stereo_mp2.mpg",
+}
+# Mean difference of the 16 x 16 thumbnails from FFmpeg 5.1's, of 255. Most files: 0.3. The rest is chroma
+# upsampling of 10-bit, 4:4:4 and odd-sized pictures (other FFmpeg version), and a transparent GIF pixel.
+THUMB_TOLERANCE = 0.3
+THUMB_EXCEPTIONS = {
+    "torchcodec__bt2020_10bit.mp4": 2.0,
+    "torchcodec__h264_10bits.mp4": 2.5,
+    "torchcodec__h265_10bits.mp4": 2.5,
+    "torchcodec__testsrc2_444_10bit_hevc.mp4": 2.5,
+    "torchcodec__testsrc2_odd_height_and_width_444.mp4": 2.5,
+    "torchcodec__testsrc2_odd_height_and_width_mpeg2.mp4": 3.0,
+    "torchcodec__testsrc2_odd_height_and_width_vp9.mp4": 2.5,
+    "torchcodec__frame_exceeds_screen.gif": 33.0,
+}
+DAMAGED_DECODE = {
+    "name with spaces.mp4": 5,
+    "new\nline.mp4": 5,
+    "ünï_视频_🤸.mp4": 5,
+    "-leading-dash.mp4": 5,
+    "one_frame.mp4": 1,
+    "huge_container_size.mp4": 120,
+}
+DAMAGED_CODES = {
+    "trunc10_moov_as_shipped.mp4": {"no_index"},
+    "trunc50_moov_as_shipped.mp4": {"no_index"},
+    "trunc90_moov_as_shipped.mp4": {"no_index"},
+    "trunc10_faststart.mp4": {"truncated"},
+    "trunc50_faststart.mp4": {"truncated"},
+    "trunc90_faststart.mp4": {"truncated"},
+    "zero_bytes.mp4": {"empty"},
+    "text_renamed.mp4": {"not_media"},
+    "html_renamed.mp4": {"not_media"},
+    "bitflip_seed1.mp4": {"corrupt"},
+    "bitflip_seed2.mp4": {"corrupt"},
+    "bitflip_seed3.mp4": {"corrupt"},
+    "missing_moov.mp4": {"no_index"},
+    "audio_only.mp4": {"no_video"},
+    "hls_playlist_renamed.mp4": {"playlist"},
+    "concat_script_renamed.mp4": {"playlist"},
+    "huge_bitstream_size.webm": {"too_large"},
+    "large_bitstream_size.webm": {"too_large"},
+    "zero_filled_tail.mp4": {"corrupt"},
+    "random_bytes.mp4": {"not_media"},
+}
+
+
+def real_videos() -> Path:
+    """Folder of the real files."""
+    root = os.environ.get("AQA_TEST_DATA")
+    if not root or not (Path(root) / "videos").is_dir():
+        pytest.skip("AQA_TEST_DATA is not set")
+    return Path(root) / "videos"
+
+
+def check_real(guard: DecodeGuard, folder: Path, chosen: set[str] | None) -> None:
+    """Every file ends as expected: whole with the right pictures, or rejected."""
+    thumbs = np.load(folder / "expected_thumbs.npz", allow_pickle=False)
+    with (folder / "expected_frames.csv").open() as table:
+        rows = [row for row in csv.DictReader(table) if chosen is None or row["file"] in chosen]
+    assert len(rows) == (86 if chosen is None else len(chosen))
+    for row in rows:
+        name = row["file"]
+        if row["class"] != "decode":
+            assert reject(guard, folder / name).code in REJECT_CODES
+            continue
+        clip = guard.decode(request(folder / name, sampling="all", crop=None, max_bytes=2 << 30))
+        assert len(clip.frames) == int(row["n_frames"]), name
+        assert (np.diff(clip.time_s) > 0).all(), name
+        middle = [clip.frames[k] for k in (0, len(clip.frames) // 2, len(clip.frames) - 1)]
+        ours = np.stack([cv2.resize(frame, (16, 16), interpolation=cv2.INTER_AREA) for frame in middle])
+        apart = np.abs(ours.astype(int) - thumbs[name]).mean(axis=(1, 2, 3)).max()
+        assert apart <= THUMB_EXCEPTIONS.get(name, THUMB_TOLERANCE), (name, apart)
+
+
+@pytest.mark.data
+def test_real_files_subset(guard):
+    check_real(guard, real_videos(), QUICK)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_real_files_all_through_one_guard():
+    with DecodeGuard(timeout_s=120, memory_mb=6000) as guard:
+        check_real(guard, real_videos(), None)
+
+
+@pytest.mark.data
+def test_damaged_files_through_one_guard():
+    folder = real_videos() / "damaged"
+    names = {path.name for path in folder.iterdir()} - {"README.md", "SHA256SUMS"}
+    assert names == DAMAGED_DECODE.keys() | DAMAGED_CODES.keys()
+    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
+        for name in sorted(names):
+            if name in DAMAGED_DECODE:
+                assert len(guard.decode(request(folder / name)).frames) == DAMAGED_DECODE[name]
+            else:
+                assert reject(guard, folder / name).code in DAMAGED_CODES[name]
+            if "size" in name:
+                status = Path(f"/proc/{guard.child_pid}/status").read_text()
+                peak_kb = int(status.split("VmHWM:")[1].split()[0])
+                assert peak_kb < 700_000, (name, peak_kb)
+
+
+@pytest.mark.data
+def test_crops_keep_memory_small(guard):
+    with DecodeGuard(timeout_s=120, memory_mb=3000) as fresh:
+        path = real_videos() / "pose2sim__single_cam03.mp4"  # 100 frames of 1088 x 1920: 627 MB as RGB
+        clip = fresh.decode(request(path, crop=Crop(192, 256)))
+        peak_kb = int(Path(f"/proc/{fresh.child_pid}/status").read_text().split("VmHWM:")[1].split()[0])
+    assert clip.frames.shape == (100, 256, 192, 3)
+    assert peak_kb < 400_000
