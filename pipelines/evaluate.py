@@ -19,8 +19,8 @@ from pipelines.checkpoint import load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.store import snapshot
 from pipelines.tracking import log_evaluation
-from pipelines.train import read_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +40,7 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
     Returns and raises: see `evaluate_tables`.
     """
     _, description = load_bundle(run, "expert")
-    clips, poses, _ = read_store(store, description["provenance"].get("key", ""))
+    clips, poses, _ = snapshot(store, description["provenance"].get("poses_key", ""))
     return evaluate_tables(run, clips, poses, config.evaluate)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import fit
 from pipelines.config import Config
 from pipelines.errors import ConfigError
-from pipelines.store import open_store
+from pipelines.store import snapshot
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ def pretrain(
         Summary of the run; errors see `fit.pretrain`.
     """
     run_dir = _run_dir(runs, name)
-    clips, poses, provenance = read_store(store, config.pretrain.poses)
+    clips, poses, provenance = snapshot(store, config.pretrain.poses)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
     return fit.pretrain(clips, poses, config.pretrain, run_dir, provenance, config.tracking)
@@ -53,36 +53,10 @@ def expert(
     Other arguments: see `pretrain`; of config the sections `expert` and `tracking` are used.
     """
     run_dir = _run_dir(runs, name)
-    clips, poses, provenance = read_store(store, config.expert.poses)
+    clips, poses, provenance = snapshot(store, config.expert.poses)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
     return fit.train_expert(clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking)
-
-
-def read_store(store: Path, key: str) -> tuple[pa.Table, pa.Table, dict[str, Any]]:
-    """Clips, poses, and where they came from, so that a run can be repeated on the same rows.
-
-    Args:
-        store: folder of the feature store.
-        key: of the pose table; empty = the only one.
-
-    Raises:
-        ConfigError: there is no such table, or several and none was named.
-        StorageError, CorruptError: see store.py.
-    """
-    opened = open_store(store)
-    keys = opened.pose_keys()
-    if key not in keys and (key or len(keys) != 1):
-        raise ConfigError(
-            f"poses = {key!r}",
-            f"the store {store} has {len(keys)} pose tables: {', '.join(keys) or 'none'}",
-            "name one of them with --poses (aqa store inspect tells them apart), or extract poses first",
-        )
-    chosen = key or keys[0]
-    table = opened.poses(chosen)
-    versions = {"clips_version": opened.clips.version(), "poses_version": table.version()}
-    clips, poses = opened.clips.read(versions["clips_version"]), table.read(versions["poses_version"])
-    return clips, poses, {"store": str(store.absolute()), "key": chosen, **versions}
 
 
 def _run_dir(runs: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import train
 from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig, PretrainConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, DataError
 from pipelines.evaluate import evaluate
 from pipelines.store import open_store
 
@@ -52,7 +52,7 @@ def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monke
         test = database.execute("select value from metrics where key = 'test_mae'").fetchall()
     assert found == [("base", "FINISHED"), ("score", "FINISHED")]
     assert tags["data.store"] == str(store)
-    assert tags["data.key"] == open_store(store).pose_keys()[0]
+    assert tags["data.poses_key"] == open_store(store).pose_keys()[0]
     assert int(tags["data.poses_version"]) >= 0
     assert test == [(result["mae"]["value"],)]
 
@@ -67,12 +67,10 @@ def test_a_dry_run_writes_nothing(store, tmp_path):
 def test_the_pose_table_must_be_named_if_there_are_several(store, waving_tables, tmp_path):
     opened = open_store(store)
     key = put_poses(opened, waving_tables[1], "other")
-    with pytest.raises(ConfigError, match=r"poses = '': the store .* has 2 pose tables: .*--poses"):
+    with pytest.raises(DataError, match="it holds the pose tables .*Choose one with --poses KEY"):
         train.pretrain(store, "base", CONFIG, runs=tmp_path / "runs", dry_run=True)
     chosen = CONFIG.model_copy(update={"pretrain": CONFIG.pretrain.model_copy(update={"poses": key})})
-    assert train.pretrain(store, "base", chosen, runs=tmp_path / "runs", dry_run=True)["key"] == key
-    with pytest.raises(ConfigError, match="poses = 'abc'"):
-        train.read_store(store, "abc")
+    assert train.pretrain(store, "base", chosen, runs=tmp_path / "runs", dry_run=True)["poses_key"] == key
 
 
 def test_a_name_is_not_a_path(store, tmp_path):
