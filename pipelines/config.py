@@ -84,6 +84,8 @@ class TrainSection(Section):
     """Epochs between checkpoints."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of the training subjects that choose the epoch, when no split column says val."""
+    poses: str = ""
+    """Key of the pose table to read; empty = the only one in the store."""
 
 
 class PretrainConfig(TrainSection):
@@ -92,6 +94,8 @@ class PretrainConfig(TrainSection):
     epochs: Annotated[int, Field(ge=1)] = 300
     batch_size: Annotated[int, Field(ge=2)] = 55
     model: NonExpertConfig = NonExpertConfig()
+    groups: tuple[str, ...] = ()
+    """Learn from these groups only, e.g. Expert,NotExpert (the healthy subjects of KIMORE); empty = all."""
     crop_frames: Annotated[int, Field(ge=0)] = 0
     """Longest window drawn of a recording in each epoch, in frames at rate_hz; 0 = whole recordings."""
 

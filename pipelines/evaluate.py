@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.checkpoint import load_bundle, write_durably
-from pipelines.config import EvaluateConfig
+from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.store import snapshot
 from pipelines.tracking import log_evaluation
 
 if TYPE_CHECKING:
@@ -28,7 +29,24 @@ _log = logging.getLogger(__name__)
 _BATCH = 25
 
 
-def evaluate(run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
+    """`aqa evaluate`: scores the test clips of a store, from the pose table the run was trained on.
+
+    Args:
+        run: folder of a finished expert run.
+        store: the feature store.
+        config: the section `evaluate` is used.
+
+    Returns and raises: see `evaluate_tables`.
+    """
+    _, description = load_bundle(run, "expert")
+    clips, poses, _ = snapshot(store, description["provenance"].get("poses_key", ""))
+    return evaluate_tables(run, clips, poses, config.evaluate)
+
+
+def evaluate_tables(
+    run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateConfig
+) -> dict[str, Any]:
     """Scores the test clips with the model of the best epoch.
 
     Args:
@@ -38,9 +56,9 @@ def evaluate(run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateCo
         config: resamples and seed of the intervals.
 
     Returns:
-        What metrics.json holds: `overall` and `by_action_type`, each with n, subjects, spearman, mae, rmse
-        (value, low, high, or value null and a reason) and median_floor {mae, rmse}; `stored` is true
-        when the result was there already. predictions.parquet lies beside it.
+        What metrics.json holds: n, subjects, spearman, mae, rmse (value, low, high, or value null and a
+        reason) and median_floor {mae, rmse}; `by_action_type`, the same for each; `stored`, true when
+        the result was there already. predictions.parquet lies beside it.
 
     Raises:
         DataError: nothing to score, or a test subject took part in training.
@@ -78,7 +96,7 @@ def evaluate(run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateCo
     }
     _write_predictions(run_dir / "predictions.parquet", motions, predicted, wanted)
     write_durably(run_dir / "metrics.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-    numbers = {f"test_{name}": result["overall"][name]["value"] for name in ("spearman", "mae", "rmse")}
+    numbers = {f"test_{name}": result[name]["value"] for name in ("spearman", "mae", "rmse")}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
     log_evaluation(run_dir, {name: value for name, value in numbers.items() if value is not None}, files)
     return {**result, "stored": False}
@@ -133,7 +151,7 @@ def _results(
         chosen = [motions[row] for row in picked]
         floor = np.array([targets[motion.action_type]["median"] for motion in chosen])
         found[name] = _numbers(chosen, predicted[picked], floor, config)
-    return {"overall": found.pop("overall"), "by_action_type": found}
+    return {**found.pop("overall"), "by_action_type": found}
 
 
 def _numbers(

@@ -176,6 +176,8 @@ def _open_run(
     provenance: dict[str, Any],
     phase: str,
 ) -> dict[str, Any]:
+    from mlflow.entities import Param
+
     path = run_dir / _RECORD
     if path.exists():
         record = json.loads(path.read_text())
@@ -193,6 +195,6 @@ def _open_run(
         )
     tags = {"phase": phase, **git_tags(), **{f"data.{key}": str(value) for key, value in provenance.items()}}
     run = client.create_run(experiment_id, tags=tags, run_name=run_dir.name)
-    for key, value in flatten(settings).items():
-        client.log_param(run.info.run_id, key, value)
+    params = [Param(key, str(value)) for key, value in flatten(settings).items()]
+    client.log_batch(run.info.run_id, params=params)
     return {"uri": uri, "run_id": run.info.run_id, "last_epoch": -1}

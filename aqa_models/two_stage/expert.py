@@ -44,14 +44,21 @@ class ExpertHead(nn.Module):
 
     def __init__(self, encoder_width: int, config: ExpertConfig):
         super().__init__()
+        self.pooling = config.pooling
         self.lstm = Recurrent(nn.LSTM, encoder_width, config.lstm_units, 1, bidirectional=True)
         self.norm = BatchNorm(2 * config.lstm_units)
         self.out = nn.Linear(2 * config.lstm_units, 1)
 
     def forward(self, states: Tensor, valid: Tensor) -> Tensor:
         """(B, T, 2W), (B, T) -> (B,) standardised score."""
-        _, final = self.lstm(states, valid)
-        return self.out(torch.relu(self.norm(final[-1]))).squeeze(-1)
+        states, final = self.lstm(states, valid)
+        if self.pooling == "last":
+            v_p = final[-1]
+        elif self.pooling == "mean":
+            v_p = states.sum(dim=1) / valid.sum(dim=1, keepdim=True)
+        else:
+            v_p = states.masked_fill(~valid[..., None], -torch.inf).amax(dim=1)
+        return self.out(torch.relu(self.norm(v_p))).squeeze(-1)
 
 
 class Expert(nn.Module):

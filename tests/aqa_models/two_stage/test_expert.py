@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -21,8 +22,9 @@ def test_lstm_size_of_the_paper():
     assert head.out.in_features == 200
 
 
-def test_padding_changes_nothing():
-    net = expert().eval()
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_padding_changes_nothing(pooling):
+    net = expert(pooling=pooling).eval()
     items = [torch.randn(n, 45) for n in (9, 25, 14)]
     together = net(*pad_front(items))
     alone = torch.cat([net(*pad_front([item])) for item in items])

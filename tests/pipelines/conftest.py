@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.schema import CLIPS, POSES, empty_row
+
+
+def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Generator) -> np.ndarray:
+    """(T, 15, 3) in metres: a c15 figure whose left arm waves."""
+    rest = np.random.default_rng(0).normal(size=(15, 3)) * 0.4
+    xyz = np.tile(rest, (frames, 1, 1)) + generator.normal(size=(frames, 15, 3)) * 0.01
+    xyz[:, 3:6, 1] += (amplitude * np.sin(np.arange(frames) * speed / 10))[:, None] * [0.3, 0.6, 1.0]
+    return xyz.astype(np.float32)
+
+
+@pytest.fixture
+def waving_tables() -> tuple[pa.Table, pa.Table]:
+    """CLIPS and POSES of 14 people, two clips each: 8 train, 2 val, 4 test. A wider wave scores higher."""
+    generator = np.random.default_rng(7)
+    clips, poses = [], []
+    for person in range(14):
+        amplitude = (0.1 + (person * 5 % 14) / 14) * 1.5
+        split = "train" if person < 8 else "val" if person < 10 else "test"
+        for take in range(2):
+            frames = int(generator.integers(12, 30))
+            name = f"P{person:02d}_{take}"
+            xyz = _wave(frames, amplitude, 2.0 + person % 3, generator)
+            clips.append(
+                empty_row(
+                    CLIPS,
+                    clip_id=name,
+                    uri=name,
+                    dataset="waves",
+                    subject_id=f"P{person:02d}",
+                    group="control" if person % 2 else "patient",
+                    action_type="wave",
+                    score=float(10 + 20 * amplitude + take),
+                    split=split,
+                )
+            )
+            poses.append(
+                empty_row(
+                    POSES,
+                    clip_id=name,
+                    person=0,
+                    status="ok",
+                    attempts=1,
+                    skeleton="c15",
+                    unit="m",
+                    num_frames=frames,
+                    num_joints=15,
+                    num_coordinates=3,
+                    time_s=np.arange(frames) / 10,
+                    keypoints=xyz.ravel(),
+                )
+            )
+    return pa.Table.from_pylist(clips, schema=CLIPS), pa.Table.from_pylist(poses, schema=POSES)

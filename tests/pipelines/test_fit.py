@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
+from pipelines import fit, loop
+from pipelines.config import ExpertTrainConfig, OptimizerConfig, PretrainConfig
+from pipelines.errors import ConfigError, DataError
+
+SEQUENCE = SequenceConfig(skeleton="c15")
+SIZES = NonExpertConfig(encoder_units=8, decoder_units=8, pace_units=8, discriminator_units=4)
+
+
+def pretraining(**changes) -> PretrainConfig:
+    settings = {"epochs": 6, "batch_size": 7, "checkpoint_every": 1, "sequence": SEQUENCE, "model": SIZES}
+    return PretrainConfig(**settings | changes)
+
+
+def scoring(**changes) -> ExpertTrainConfig:
+    fast = OptimizerConfig(learning_rate=5e-3)
+    settings = {"epochs": 6, "batch_size": 7, "checkpoint_every": 1, "sequence": SEQUENCE, "optimizer": fast}
+    return ExpertTrainConfig(**settings | {"model": ExpertConfig(lstm_units=6)} | changes)
+
+
+def rows(run_dir: Path) -> list[dict]:
+    found = loop.read_metrics(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+
+
+def weights(run_dir: Path) -> dict[str, np.ndarray]:
+    return load_file(run_dir / "model" / "model.safetensors")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert rows(a) == rows(b)
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.fixture
+def pretrained(waving_tables, tmp_path) -> Path:
+    fit.pretrain(*waving_tables, pretraining(epochs=2), tmp_path / "pretrained", {})
+    return tmp_path / "pretrained"
+
+
+def test_pretraining_learns_and_leaves_a_run_folder(waving_tables, tmp_path):
+    fast = OptimizerConfig(learning_rate=1e-2)
+    summary = fit.pretrain(
+        *waving_tables, pretraining(epochs=15, optimizer=fast), tmp_path / "run", {"store": "s"}
+    )
+    found = rows(tmp_path / "run")
+    assert len(found) == summary["epochs"] == 15
+    assert found[-1]["val_reconstruction"] < 0.5 * found[0]["val_reconstruction"]
+    best = min(found, key=lambda row: row["val_loss"])
+    assert summary["best_epoch"] == best["epoch"]
+    assert summary["val_pace_accuracy"] == best["val_pace_accuracy"]
+    assert (summary["train_subjects"], summary["val_subjects"]) == (8, 2)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"config.json", "checkpoints", "metrics.jsonl", "model", "summary.json"}
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["provenance"] == {"store": "s"}
+
+
+def test_expert_learns_the_waves(waving_tables, pretrained, tmp_path):
+    config = scoring(epochs=40, model=ExpertConfig(lstm_units=6, finetune_encoder=True))
+    summary = fit.train_expert(*waving_tables, config, tmp_path / "run", pretrained, {})
+    assert summary["val_loss"] < 0.6  # 1 = variance of the training scores
+    assert (summary["train_clips"], summary["val_clips"]) == (16, 4)
+
+
+def test_learning_rate_falls_twenty_times(waving_tables, tmp_path):
+    fit.pretrain(*waving_tables, pretraining(epochs=40, checkpoint_every=40), tmp_path / "run", {})
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run")]
+    assert rates[0] == rates[1] == 3e-4
+    assert rates[2] == pytest.approx(2.7e-4)
+    assert rates[39] == pytest.approx(3e-4 * 0.9**19)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(monkeypatch, epochs: int) -> None:
+    real, done = loop.train_epoch, []
+
+    def stopping(*arguments):
+        if len(done) == epochs:
+            raise Stop
+        done.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "train_epoch", stopping)
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "frozen", "finetuned"])
+def test_a_resumed_run_equals_an_uninterrupted_one(waving_tables, pretrained, tmp_path, monkeypatch, phase):
+    def train(name: str) -> dict:
+        if phase == "pretrain":
+            return fit.pretrain(*waving_tables, pretraining(checkpoint_every=2), tmp_path / name, {})
+        model = ExpertConfig(lstm_units=6, finetune_encoder=phase == "finetuned")
+        config = scoring(checkpoint_every=2, model=model)
+        return fit.train_expert(*waving_tables, config, tmp_path / name, pretrained, {})
+
+    train("whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)  # the third epoch is lost: the newest checkpoint is that of the second
+        with pytest.raises(Stop):
+            train("broken")
+    assert len(rows(tmp_path / "broken")) == 3
+    assert train("broken")["resumed"]
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "model", "best"])
+def test_the_comparison_notices_what_is_not_restored(waving_tables, tmp_path, monkeypatch, forgotten):
+    """Control of the test above: leaving one part of the state out must change the result."""
+    rate = OptimizerConfig(learning_rate=0.3)  # so large that the first epochs are the best
+    config = pretraining(checkpoint_every=1, optimizer=rate)
+    fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stop):
+            fit.pretrain(*waving_tables, config, tmp_path / "broken", {})
+    real = loop.Training.restore
+
+    def forgetful(self, checkpoint):
+        fresh = self.checkpoint().tensors
+        real(self, type(checkpoint)({**checkpoint.tensors, forgotten: fresh[forgotten]}, checkpoint.state))
+
+    monkeypatch.setattr(loop.Training, "restore", forgetful)
+    fit.pretrain(*waving_tables, config, tmp_path / "broken", {})
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+_SCRIPT = """
+import sys, pyarrow.parquet as pq
+from pathlib import Path
+from pipelines import fit
+from pipelines.config import PretrainConfig
+folder = Path(sys.argv[1])
+config = PretrainConfig.model_validate_json((folder / "config.json").read_text())
+tables = [pq.read_table(folder / f"{name}.parquet") for name in ("clips", "poses")]
+print(fit.pretrain(*tables, config, folder / sys.argv[2], {}))
+"""
+
+
+def test_a_killed_process_is_resumed(waving_tables, tmp_path):
+    config = pretraining(epochs=12, checkpoint_every=2)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    for name, table in zip(("clips", "poses"), waving_tables, strict=True):
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    call = [sys.executable, "-c", _SCRIPT, str(tmp_path), "killed"]
+    here = {**os.environ, "PYTHONPATH": str(Path(fit.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(call, env=here, stdout=subprocess.PIPE)
+    while len(loop.read_metrics(tmp_path / "killed" / "metrics.jsonl")) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= len(rows(tmp_path / "killed")) < 12
+    subprocess.run(call, env=here, check=True, capture_output=True)
+    fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
+    a, b = rows(tmp_path / "whole"), rows(tmp_path / "killed")
+    assert [row["loss"] for row in a] == pytest.approx([row["loss"] for row in b], rel=1e-5)
+    assert len(b) == 12
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_not_the_run(waving_tables, tmp_path, monkeypatch, caplog):
+    fit.pretrain(*waving_tables, pretraining(), tmp_path / "whole", {})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stop):
+            fit.pretrain(*waving_tables, pretraining(), tmp_path / "run", {})
+    file = tmp_path / "run" / "checkpoints" / "epoch-000004" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with caplog.at_level(logging.WARNING):
+        fit.pretrain(*waving_tables, pretraining(), tmp_path / "run", {})
+    assert "epoch-000004/model.safetensors: does not match" in caplog.text
+    assert "going on after epoch 3" in caplog.text
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_finished_run_is_not_trained_again_and_other_settings_are_refused(waving_tables, tmp_path):
+    first = fit.pretrain(*waving_tables, pretraining(), tmp_path / "run", {})
+    again = fit.pretrain(*waving_tables, pretraining(checkpoint_every=3), tmp_path / "run", {})
+    assert again == {**first, "resumed": True}
+    with pytest.raises(ConfigError, match=r"run: belongs to another run \(seed: 0 there, 1 asked for\)"):
+        fit.pretrain(*waving_tables, pretraining(seed=1), tmp_path / "run", {})
+    with pytest.raises(ConfigError, match=r"data.clips: 20 there, 18 asked for; data.sha256"):
+        fit.pretrain(waving_tables[0].slice(2), waving_tables[1], pretraining(), tmp_path / "run", {})
+
+
+def test_an_unfinished_run_of_other_settings_is_refused(waving_tables, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            fit.pretrain(*waving_tables, pretraining(), tmp_path / "run", {})
+    other = SequenceConfig(skeleton="c15", rate_hz=5.0)
+    with pytest.raises(ConfigError, match=r"sequence.rate_hz: 10.0 there, 5.0 asked for"):
+        fit.pretrain(*waving_tables, pretraining(sequence=other), tmp_path / "run", {})
+
+
+def test_same_seed_same_run_and_another_seed_another(waving_tables, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit.pretrain(*waving_tables, pretraining(epochs=2, seed=seed), tmp_path / name, {})
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def with_values(table: pa.Table, column: str, change) -> pa.Table:
+    changed = [{**row, column: change(row)} for row in table.to_pylist()]
+    return pa.Table.from_pylist(changed, schema=table.schema)
+
+
+def test_test_rows_are_never_read(waving_tables, tmp_path):
+    """Ruined test poses and scores change nothing."""
+    clips, poses = waving_tables
+    test = {row["clip_id"] for row in clips.to_pylist() if row["split"] == "test"}
+    fit.pretrain(clips, poses, pretraining(epochs=2), tmp_path / "a", {})
+    ruined = with_values(poses, "num_frames", lambda r: -1 if r["clip_id"] in test else r["num_frames"])
+    fit.pretrain(clips, ruined, pretraining(epochs=2), tmp_path / "b", {})
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_subject_in_two_splits_is_refused(waving_tables, tmp_path):
+    clips = with_values(
+        waving_tables[0], "split", lambda r: "test" if r["clip_id"] == "P03_1" else r["split"]
+    )
+    with pytest.raises(DataError, match="subject waves/P03: is in the splits train and test"):
+        fit.pretrain(clips, waving_tables[1], pretraining(), tmp_path / "run", {})
+
+
+def test_an_unknown_split_is_refused(waving_tables, tmp_path):
+    clips = with_values(waving_tables[0], "split", lambda r: "dev" if r["clip_id"] == "P03_1" else r["split"])
+    with pytest.raises(DataError, match="clip P03_1: has split 'dev'. use train, val, test"):
+        fit.pretrain(clips, waving_tables[1], pretraining(), tmp_path / "run", {})
+
+
+def test_pretraining_on_test_subjects_is_refused(waving_tables, tmp_path):
+    clips, poses = waving_tables
+    everybody = with_values(clips, "split", lambda r: None)
+    fit.pretrain(everybody, poses, pretraining(epochs=2), tmp_path / "all", {})
+    with pytest.raises(
+        DataError, match="subject waves/P10: is a test subject, but .*all was pretrained on it"
+    ):
+        fit.train_expert(clips, poses, scoring(), tmp_path / "run", tmp_path / "all", {})
+
+
+def test_groups_choose_who_is_learned_from(waving_tables, tmp_path):
+    summary = fit.pretrain(*waving_tables, pretraining(epochs=1, groups=("control",)), tmp_path / "run", {})
+    assert (summary["train_subjects"], summary["val_subjects"]) == (4, 1)
+    with pytest.raises(DataError, match=r"a group of \['controls'\]. groups there are: control, patient"):
+        fit.pretrain(*waving_tables, pretraining(groups=("controls",)), tmp_path / "none", {})
+
+
+def test_validation_subjects_come_from_train_when_none_are_given(waving_tables, tmp_path):
+    clips = with_values(waving_tables[0], "split", lambda r: "train" if r["split"] == "val" else r["split"])
+    summary = fit.pretrain(clips, waving_tables[1], pretraining(epochs=1), tmp_path / "run", {})
+    assert (summary["train_subjects"], summary["val_subjects"]) == (8, 2)
+    summary = fit.pretrain(
+        clips, waving_tables[1], pretraining(epochs=1, validation_share=0.5), tmp_path / "half", {}
+    )
+    assert (summary["train_subjects"], summary["val_subjects"]) == (5, 5)
+
+
+def test_broken_numbers_stop_the_run_naming_epoch_and_clips(waving_tables, pretrained, tmp_path):
+    wild = scoring(optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(
+        DataError, match=r"epoch \d+, clips P0\d_\d, .*the loss or its gradient is not finite"
+    ):
+        fit.train_expert(*waving_tables, wild, tmp_path / "run", pretrained, {})
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_scores_that_cannot_be_learned_are_refused(waving_tables, pretrained, tmp_path):
+    clips = with_values(waving_tables[0], "score", lambda r: 5.0)
+    with pytest.raises(DataError, match="action type 'wave': has 16 training scores, all of one value"):
+        fit.train_expert(clips, waving_tables[1], scoring(), tmp_path / "a", pretrained, {})
+    with pytest.raises(DataError, match="action type 'wawe'. action types there are: wave"):
+        fit.train_expert(*waving_tables, scoring(action_type="wawe"), tmp_path / "b", pretrained, {})
+
+
+def test_an_encoder_of_another_input_is_refused(waving_tables, pretrained, tmp_path):
+    other = scoring(sequence=SequenceConfig(skeleton="c20"))
+    with pytest.raises(ConfigError, match="skeleton: c15 there, c20 asked for"):
+        fit.train_expert(*waving_tables, other, tmp_path / "run", pretrained, {})
+    with pytest.raises(ConfigError, match="holds no trained model"):
+        fit.train_expert(*waving_tables, scoring(), tmp_path / "run", tmp_path / "nowhere", {})
+
+
+@pytest.mark.parametrize(
+    ("clips", "size", "world", "sizes"),
+    [
+        (54, 25, 1, [18, 18, 18]),
+        (26, 25, 1, [13, 13]),
+        (51, 25, 2, [17, 17, 17]),
+        (3, 2, 1, [3]),
+        (5, 2, 2, [3, 2]),
+        (7, 4, 4, [7]),
+    ],
+)
+def test_batches_are_even_and_complete(clips, size, world, sizes):
+    made = loop.batches(clips, size, world, [0, 0])
+    assert [len(batch) for batch in made] == sizes
+    assert sorted(row for batch in made for row in batch) == list(range(clips))
+
+
+def test_batches_are_shuffled_by_the_seed():
+    assert loop.batches(54, 25, 1, [0, 0]) == loop.batches(54, 25, 2, [0, 0])
+    assert loop.batches(54, 25, 1, [0, 0]) != loop.batches(54, 25, 1, [0, 1])
+
+
+def test_too_many_workers_are_refused():
+    with pytest.raises(ConfigError, match="20 clips in batches of 2 cannot be shared by 3 workers"):
+        loop.batches(20, 2, 3, [0, 0])
+
+
+@pytest.fixture
+def local_ray(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(fit.__file__).parents[1]))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    from cluster.connect import connect
+
+    with connect(num_cpus=2):
+        yield
+
+
+@pytest.mark.ray
+def test_two_ray_workers_train_the_same_model_as_one_process(waving_tables, tmp_path, local_ray):
+    config = pretraining(epochs=3)
+    fit.pretrain(*waving_tables, config, tmp_path / "one", {})
+    fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=2), tmp_path / "two", {})
+    model = ExpertConfig(lstm_units=6, finetune_encoder=True)
+    for workers in (0, 2):
+        config = scoring(epochs=3, num_workers=workers, model=model)
+        fit.train_expert(*waving_tables, config, tmp_path / f"expert{workers}", tmp_path / "one", {})
+    for one, two in (("one", "two"), ("expert0", "expert2")):
+        first, second = rows(tmp_path / one), rows(tmp_path / two)
+        assert len(first) == len(second) == 3
+        for a, b in zip(first, second, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    wild = scoring(num_workers=2, optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(DataError, match="the loss or its gradient is not finite"):
+        fit.train_expert(*waving_tables, wild, tmp_path / "wild", tmp_path / "one", {})
+
+
+@pytest.mark.ray
+def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # Ray gives a worker with one core one thread
+    fit.pretrain(*waving_tables, pretraining(epochs=3), tmp_path / "process", {})
+    torch.set_num_threads(threads)
+    fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=1), tmp_path / "worker", {})
+    assert_same_run(tmp_path / "process", tmp_path / "worker")
