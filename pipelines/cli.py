@@ -72,7 +72,6 @@ _Call = Annotated[Call, Parameter(parse=False)]
 _Store = Annotated[Path, Parameter(help="Folder of the feature store.")]
 _Name = Annotated[str, Parameter(help="Name of the run; the same name resumes it.")]
 _Runs = Annotated[Path, Parameter(help="Folder that holds the runs.")]
-_Poses = Annotated[str, Parameter(help="Key of the pose table, when the store has several.")]
 _DryRun = Annotated[bool, Parameter(help="Say what would be done; write nothing.", negative=())]
 
 
@@ -89,7 +88,8 @@ def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
     """
     from pipelines import demo as verb
 
-    return verb.run(folder, say=logger.info)
+    result = verb.run(folder, say=logger.info)
+    return Result(result, text="\n".join(verb.closing_lines(result)))
 
 
 @data_app.command
@@ -271,7 +271,6 @@ def pretrain(
     *,
     store: _Store,
     name: _Name,
-    poses: _Poses = "",
     runs: _Runs = Path("runs"),
     dry_run: _DryRun = False,
     call: _Call,
@@ -282,14 +281,9 @@ def pretrain(
     Example: aqa train pretrain --store store --name base --epochs 30 --model.encoder-units 64
     """
     config = call.config(given)
-    from pipelines.store import snapshot
-
-    clips, rows, provenance = snapshot(store, poses)
-    if dry_run:
-        return _planned(clips, runs / name, config.pretrain)
     from pipelines import train
 
-    return train.pretrain(clips, rows, config.pretrain, runs / name, provenance, config.tracking)
+    return train.pretrain(store, name, config, runs=runs, dry_run=dry_run)
 
 
 @train_app.command
@@ -299,7 +293,6 @@ def expert(
     store: _Store,
     name: _Name,
     pretrained: Path | None = None,
-    poses: _Poses = "",
     runs: _Runs = Path("runs"),
     dry_run: _DryRun = False,
     call: _Call,
@@ -315,29 +308,14 @@ def expert(
         Run of `aqa train pretrain`; without it the encoder starts from random weights.
     """
     config = call.config(given)
-    from pipelines.store import snapshot
-
-    clips, rows, provenance = snapshot(store, poses)
-    if dry_run:
-        return _planned(clips, runs / name, config.expert)
     from pipelines import train
 
-    run = runs / name
-    return train.train_expert(clips, rows, config.expert, run, pretrained, provenance, config.tracking)
-
-
-def _planned(clips: Any, run: Path, section: Any) -> dict[str, Any]:
-    """What a training would do: where, on how many rows, with which settings."""
-    from pipelines.config import flatten
-
-    splits = clips.column("split").to_pylist()
-    rows = {str(split): splits.count(split) for split in dict.fromkeys(splits)}
-    return {"run": str(run), "resumes": (run / "checkpoints").is_dir(), "clips": rows, **flatten(section)}
+    return train.expert(store, name, pretrained, config, runs=runs, dry_run=dry_run)
 
 
 @app.command
 @settings("evaluate")
-def evaluate(run: Path, *, store: _Store, poses: _Poses = "", call: _Call, **given: Any) -> Any:
+def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
     """Measure a trained run on the test split, beside the median predictor.
 
     Example: aqa evaluate runs/es5 --store store
@@ -349,11 +327,9 @@ def evaluate(run: Path, *, store: _Store, poses: _Poses = "", call: _Call, **giv
     """
     config = call.config(given)
     from pipelines import evaluate as verb
-    from pipelines.store import snapshot
 
-    clips, rows, _ = snapshot(store, poses)
-    metrics = verb.evaluate(run, clips, rows, config.evaluate)
-    return Result(metrics, text=verb.metrics_table(metrics))
+    metrics = verb.evaluate(run, store, config)
+    return Result(metrics, text="\n".join(verb.metrics_lines(metrics)))
 
 
 @app.command
