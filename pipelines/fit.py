@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 # Settings that say how and where to train, not what: a run may go on with other values.
-_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every")
+_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every", "poses")
 _MAX_FAILURES = 3  # restarts of the Ray workers after a lost process or node
 _log = logging.getLogger(__name__)
 

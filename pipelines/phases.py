@@ -135,7 +135,8 @@ class ExpertPhase:
     def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
         """Gradients by part, and the sum of squared errors, of this worker's share of a batch."""
         self.model.train()
-        error = self._forward(rows) - self.scores[rows].to(self.device)
+        draws = [self._draw(row, epoch) for row in rows]
+        error = self._forward(rows, draws) - self.scores[rows].to(self.device)
         loss = error.square().sum()
         parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
         flat = torch.autograd.grad(loss / total, [p for group in parameters.values() for p in group])
@@ -177,10 +178,26 @@ class ExpertPhase:
             return None
         return [self.model.encoder(x[None], x.new_ones(1, len(x)).bool())[0][0] for x in self.inputs]
 
-    def _forward(self, rows: list[int]) -> Tensor:
-        if self.states is not None:
-            return self.model.head(*pad_front([self.states[row] for row in rows]))
-        return self.model(*pad_front([self.inputs[row] for row in rows]))
+    def _draw(self, row: int, epoch: int) -> tuple[slice, Tensor]:
+        """Window and kept features of one clip in one epoch, a function of (seed, epoch, clip)."""
+        generator = np.random.default_rng([self.config.seed, 0, epoch, row])
+        frames, shortest = len(self.inputs[row]), self.config.crop_share
+        taken = max(1, round(frames * (shortest + (1 - shortest) * generator.random())))
+        begin = int(generator.random() * (frames - taken + 1))
+        kept = generator.random(2 * self.sizes["encoder_units"]) >= self.config.feature_dropout
+        scale = torch.from_numpy(kept / (1 - self.config.feature_dropout)).float()
+        return slice(begin, begin + taken), scale.to(self.device)
+
+    def _forward(self, rows: list[int], draws: list[tuple[slice, Tensor]] | None = None) -> Tensor:
+        """Standardised scores; with draws, of the window drawn and without the features dropped."""
+        read = self.inputs if self.states is None else self.states
+        windows = [draw[0] for draw in draws] if draws else [slice(None)] * len(rows)
+        x, valid = pad_front([read[row][window] for row, window in zip(rows, windows, strict=True)])
+        if self.states is None:
+            x, _ = self.model.encoder(x, valid)
+        if draws:
+            x = x * torch.stack([draw[1] for draw in draws])[:, None]
+        return self.model.head(x, valid)
 
 
 def build_expert(num_features: int, sizes: dict[str, int], config: ExpertConfig) -> Expert:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import fit, loop
 from pipelines.config import ExpertTrainConfig, OptimizerConfig, PretrainConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.motion import load_motions
+from pipelines.phases import ExpertPhase
 
 SEQUENCE = SequenceConfig(skeleton="c15")
 SIZES = NonExpertConfig(encoder_units=8, decoder_units=8, pace_units=8, discriminator_units=4)
@@ -112,7 +117,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(waving_tables, pretrained, tm
         if phase == "pretrain":
             return fit.pretrain(*waving_tables, pretraining(checkpoint_every=2), tmp_path / name, {})
         model = ExpertConfig(lstm_units=6, finetune_encoder=phase == "finetuned")
-        config = scoring(checkpoint_every=2, model=model)
+        config = scoring(checkpoint_every=2, model=model, crop_share=0.5, feature_dropout=0.25)
         return fit.train_expert(*waving_tables, config, tmp_path / name, pretrained, {})
 
     train("whole")
@@ -219,6 +224,26 @@ def test_same_seed_same_run_and_another_seed_another(waving_tables, tmp_path):
         fit.pretrain(*waving_tables, pretraining(epochs=2, seed=seed), tmp_path / name, {})
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_windows_and_hidden_features_are_drawn_per_epoch(waving_tables):
+    motions = load_motions(*waving_tables)[:16]
+    config = scoring(crop_share=0.5, feature_dropout=0.25, encoder_units=100)
+    phase = ExpertPhase(motions, motions, config, torch.device("cpu"), None)
+    windows, kept = zip(*(phase._draw(3, epoch) for epoch in range(200)), strict=True)
+    frames = len(phase.inputs[3])
+    lengths = {window.stop - window.start for window in windows}
+    assert frames / 2 - 0.5 <= min(lengths) <= frames / 2 + 1
+    assert max(lengths) >= frames - 1
+    assert min(window.start for window in windows) == 0
+    assert max(window.stop for window in windows) == frames
+    scale = torch.stack(kept)
+    assert {round(float(value), 4) for value in scale.unique()} == {0.0, 1.3333}
+    assert scale.mean() == pytest.approx(1.0, abs=0.02)
+    assert phase._draw(3, 5)[0] == windows[5]
+    plain = ExpertPhase(motions, motions, scoring(encoder_units=4), torch.device("cpu"), None)
+    window, scale = plain._draw(3, 0)
+    assert (window, scale.tolist()) == (slice(0, frames), [1.0] * 8)
 
 
 def with_values(table: pa.Table, column: str, change) -> pa.Table:
@@ -329,42 +354,89 @@ def test_too_many_workers_are_refused():
         loop.batches(20, 2, 3, [0, 0])
 
 
-@pytest.fixture
-def local_ray(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(fit.__file__).parents[1]))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    from cluster.connect import connect
+@pytest.fixture(scope="module")
+def local_ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(fit.__file__).parents[1]))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        from cluster.connect import connect
 
-    with connect(num_cpus=2):
-        yield
+        with connect(num_cpus=2):
+            yield
+
+
+def assert_close_runs(a: Path, b: Path) -> None:
+    first, second = rows(a), rows(b)
+    assert len(first) == len(second) == 3
+    for one, two in zip(first, second, strict=True):
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.ray
-def test_two_ray_workers_train_the_same_model_as_one_process(waving_tables, tmp_path, local_ray):
-    config = pretraining(epochs=3)
-    fit.pretrain(*waving_tables, config, tmp_path / "one", {})
+def test_two_ray_workers_pretrain_the_same_model_as_one_process(waving_tables, tmp_path, local_ray):
+    fit.pretrain(*waving_tables, pretraining(epochs=3), tmp_path / "one", {})
     fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=2), tmp_path / "two", {})
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
+    assert not (tmp_path / "two" / "data").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ray_workers_train_the_same_expert_as_one_process(waving_tables, pretrained, tmp_path, local_ray):
     model = ExpertConfig(lstm_units=6, finetune_encoder=True)
-    for workers in (0, 2):
-        config = scoring(epochs=3, num_workers=workers, model=model)
-        fit.train_expert(*waving_tables, config, tmp_path / f"expert{workers}", tmp_path / "one", {})
-    for one, two in (("one", "two"), ("expert0", "expert2")):
-        first, second = rows(tmp_path / one), rows(tmp_path / two)
-        assert len(first) == len(second) == 3
-        for a, b in zip(first, second, strict=True):
-            assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    for name, workers in (("one", 0), ("two", 2)):
+        config = scoring(epochs=3, num_workers=workers, model=model, crop_share=0.5)
+        fit.train_expert(*waving_tables, config, tmp_path / name, pretrained, {})
+    assert_close_runs(tmp_path / "one", tmp_path / "two")
     wild = scoring(num_workers=2, optimizer=OptimizerConfig(learning_rate=1e30))
     with pytest.raises(DataError, match="the loss or its gradient is not finite"):
-        fit.train_expert(*waving_tables, wild, tmp_path / "wild", tmp_path / "one", {})
+        fit.train_expert(*waving_tables, wild, tmp_path / "wild", pretrained, {})
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Ray gives a worker with one core one thread
     fit.pretrain(*waving_tables, pretraining(epochs=3), tmp_path / "process", {})
     torch.set_num_threads(threads)
     fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=1), tmp_path / "worker", {})
     assert_same_run(tmp_path / "process", tmp_path / "worker")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_path, local_ray):
+    config = pretraining(epochs=40, checkpoint_every=1)
+    fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    killed = []
+
+    def kill() -> None:
+        while len(loop.read_metrics(metrics)) < 3:
+            time.sleep(0.05)
+        for folder in Path("/proc").iterdir():
+            title = folder / "cmdline"
+            with contextlib.suppress(OSError):
+                worker = folder.name.isdigit() and b"ray::RayTrainWorker" in title.read_bytes()
+                if worker and _descends_from(int(folder.name), os.getpid()):
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    killed.append(folder.name)
+                    return
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    fit.pretrain(*waving_tables, pretraining(epochs=40, num_workers=2), tmp_path / "killed", {})
+    thread.join(timeout=5)
+    assert killed
+    losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "killed")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def _descends_from(process: int, ancestor: int) -> bool:
+    while process > 1:
+        if process == ancestor:
+            return True
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])
+    return False
