@@ -36,7 +36,9 @@ def add_occluder(random: np.random.Generator, size: tuple[int, int]) -> tuple[np
         cv2.rectangle(mask, (x - half, 0), (x + half, height), 255, -1)
     elif kind == 1:  # box or chair
         half_x, half_y = random.integers(6, 26, 2).tolist()
-        cv2.rectangle(mask, (x - half_x, y - half_y), (x + half_x, height if y > 0.7 * height else y + half_y), 255, -1)
+        cv2.rectangle(
+            mask, (x - half_x, y - half_y), (x + half_x, height if y > 0.7 * height else y + half_y), 255, -1
+        )
     else:  # plant or person's head in front
         axes = random.integers(8, 28, 2).tolist()
         cv2.ellipse(mask, (x, y), axes, float(random.uniform(0, 180)), 0, 360, 255, -1)
@@ -69,7 +71,9 @@ def _roughen(random: np.random.Generator, image: np.ndarray, strength: float) ->
         small = random.normal(0, strength, (rows, cells, 3)).astype(np.float32)
         if random.random() < 0.7:
             small[:] = small.mean(axis=2, keepdims=True) * 1.4
-        total += cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC) * (1.0 if cells < 37 else 0.5)
+        total += cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC) * (
+            1.0 if cells < 37 else 0.5
+        )
     cv2.add(image, total, dst=image, dtype=cv2.CV_8U)
 
 
@@ -116,7 +120,9 @@ def _bystander(random: np.random.Generator, image: np.ndarray) -> None:
     height, width = image.shape[:2]
     tall = random.uniform(0.12, 0.35) * min(height, 256)
     x, y = int(random.uniform(0, width)), int(random.uniform(0.3, 0.9) * height)
-    cv2.ellipse(image, (x, y), (int(tall * 0.17), int(tall * 0.3)), 0, 0, 360, random_colour(random), -1, cv2.LINE_AA)
+    cv2.ellipse(
+        image, (x, y), (int(tall * 0.17), int(tall * 0.3)), 0, 0, 360, random_colour(random), -1, cv2.LINE_AA
+    )
     legs = random_colour(random)
     for side in (-1, 1):
         foot = (x + side * int(tall * 0.1), y + int(tall * 0.75))
@@ -160,7 +166,9 @@ def _pool(random: np.random.Generator, image: np.ndarray) -> None:
         cv2.rectangle(image, *corners, random_colour(random), -1)
         for _ in range(random.integers(0, 6)):
             at = (int(random.uniform(x, corners[1][0])), corners[1][1] - 4)
-            cv2.putText(image, "AQO"[random.integers(3)], at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, random_colour(random), 2)
+            cv2.putText(
+                image, "AQO"[random.integers(3)], at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, random_colour(random), 2
+            )
     if random.random() < 0.5:  # tiles or window bars
         step, colour = int(random.integers(8, 40)), random_colour(random)
         low = int(random.uniform(0.3, 0.9) * height)

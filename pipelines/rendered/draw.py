@@ -62,7 +62,9 @@ class Look:
             bottom=_colour(random),
             shoes=None if swimwear else _colour(random),
             sleeve=0.0 if swimwear else float(random.choice([0.0, 0.3, 0.35, 0.95])),
-            trouser=float(random.choice([0.0, 0.15])) if swimwear else float(random.choice([0.3, 0.45, 0.95])),
+            trouser=float(random.choice([0.0, 0.15]))
+            if swimwear
+            else float(random.choice([0.3, 0.45, 0.95])),
             long_hair=bool(random.random() < 0.4),
             light=np.array([np.cos(angle), np.sin(angle)]),
             exposure=float(random.uniform(0.75, 1.15)),
@@ -185,7 +187,12 @@ def _limbs(posed: Posed, look: Look) -> list[tuple]:
 
 
 def _cloth(
-    upper: np.ndarray, middle: np.ndarray, lower: np.ndarray, share: float, radii: tuple, colour: np.ndarray | None
+    upper: np.ndarray,
+    middle: np.ndarray,
+    lower: np.ndarray,
+    share: float,
+    radii: tuple,
+    colour: np.ndarray | None,
 ) -> list[tuple]:
     """Sleeve or trouser leg covering `share` of a limb of two segments."""
     if colour is None or share <= 0:
@@ -284,7 +291,9 @@ def _face(posed: Posed, camera: Camera, look: Look):
     def draw(frame: np.ndarray, time: int) -> None:
         for spot in np.flatnonzero(seen[time]):
             centre = (pixels[time, spot] * 16).astype(int).clip(-30000, 30000)
-            cv2.circle(frame, centre.tolist(), int(radii[time, spot] * 16), colours[spot], -1, cv2.LINE_AA, _SHIFT)
+            cv2.circle(
+                frame, centre.tolist(), int(radii[time, spot] * 16), colours[spot], -1, cv2.LINE_AA, _SHIFT
+            )
 
     return draw
 

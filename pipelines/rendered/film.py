@@ -49,7 +49,9 @@ def film_exercise(random: np.random.Generator, exercise: str, subject: exercises
     target = np.array([0.0, 0.62 * tall, 0.0]) + shake + random.normal(0, [0.08, 0.03, 0])
     place = np.array([np.sin(azimuth) * distance, random.uniform(0.7, 1.6), np.cos(azimuth) * distance])
     focal = SIZE[1] * random.uniform(0.68, 0.80) / (1.28 * tall) * distance
-    camera = Camera.looking(place + 0 * shake, target, np.full(num_frames, focal), SIZE, random.normal(0, 0.015))
+    camera = Camera.looking(
+        place + 0 * shake, target, np.full(num_frames, focal), SIZE, random.normal(0, 0.015)
+    )
     kind = str(random.choice(["room", "hall", "plain", "clutter"], p=[0.45, 0.25, 0.15, 0.15]))
     scene = _Scene(random, camera, kind)
     occluder = add_occluder(random, SIZE) if random.random() < 0.12 else None
@@ -94,7 +96,9 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
         frames[time] = total // _SUBFRAMES
     _sensor(random, frames)
     # the middle sub-frame stands for the frame
-    film = Film(frames, joints[_SUBFRAMES // 2 :: _SUBFRAMES].astype(np.float32), int(random.integers(20, 29)))
+    film = Film(
+        frames, joints[_SUBFRAMES // 2 :: _SUBFRAMES].astype(np.float32), int(random.integers(20, 29))
+    )
     return film, dive
 
 
@@ -123,7 +127,9 @@ def _follow(random: np.random.Generator, root: np.ndarray, dive: dives.Dive, sha
     range_m = np.linalg.norm(aim - place, axis=1)
     tall = shape.leg + shape.trunk + shape.neck + shape.head + shape.upper_arm
     focal = SIZE[1] * random.uniform(0.66, 0.85) / tall * range_m.mean()
-    return Camera.looking(place + np.zeros((count, 3)), aim, np.full(count, focal), SIZE, random.normal(0, 0.01))
+    return Camera.looking(
+        place + np.zeros((count, 3)), aim, np.full(count, focal), SIZE, random.normal(0, 0.01)
+    )
 
 
 class _Scene:
@@ -161,7 +167,9 @@ class _Pool:
         count, half = len(camera.position), random.uniform(0.5, 1.2)
         thick = 0.3 if dive.height > 5 else 0.08
         low, high = np.array([-half, dive.height - thick, -5.0]), np.array([half, dive.height, 0.35])
-        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+        corners = np.array(
+            [[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
+        )
         self._platform = camera.project(np.tile(corners, (count, 1, 1)))[0]
         self._steel = tuple(np.full(3, random.uniform(60, 220)) + random.normal(0, 10, 3))
         entry = np.array([[0.0, 0.0, dive.entry_z]])
@@ -201,13 +209,15 @@ class _Pool:
             if y > 0:
                 at = self._entry[time] + self._scale[time] * np.array([x, -y])
                 centre = (np.clip(at, -500, 800) * 16).astype(int).tolist()
-                cv2.circle(frame, centre, int(16 * radius * self._scale[time]), (236, 243, 247), -1, cv2.LINE_AA, 4)
+                cv2.circle(
+                    frame, centre, int(16 * radius * self._scale[time]), (236, 243, 247), -1, cv2.LINE_AA, 4
+                )
 
 
 def _shadow(frame: np.ndarray, joints: np.ndarray) -> None:
     """A dark patch on the floor under the feet."""
     feet = joints[[0, 5]]
-    middle = feet.mean(axis=0) + [0, 4]
+    middle = feet.mean(axis=0) + np.array([0, 4])
     reach = abs(feet[0, 0] - feet[1, 0]) / 2 + 12
     low, high = max(int(middle[1] - 6), 0), min(int(middle[1] + 7), SIZE[1])
     left, right = max(int(middle[0] - reach), 0), min(int(middle[0] + reach), SIZE[0])
@@ -216,7 +226,9 @@ def _shadow(frame: np.ndarray, joints: np.ndarray) -> None:
     patch = frame[low:high, left:right]
     dark = patch.copy()
     axes = (int(reach), 6)
-    cv2.ellipse(dark, (int(middle[0]) - left, int(middle[1]) - low), axes, 0, 0, 360, (25, 25, 25), -1, cv2.LINE_AA)
+    cv2.ellipse(
+        dark, (int(middle[0]) - left, int(middle[1]) - low), axes, 0, 0, 360, (25, 25, 25), -1, cv2.LINE_AA
+    )
     cv2.addWeighted(patch, 0.65, dark, 0.35, 0, dst=patch)
 
 
@@ -251,4 +263,6 @@ def write_mp4(path: Path, film: Film) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode())
     except OSError as error:
-        raise StorageError(path, f"the video cannot be written ({error})", "check the folder and free space") from error
+        raise StorageError(
+            path, f"the video cannot be written ({error})", "check the folder and free space"
+        ) from error

@@ -46,8 +46,13 @@ class PoseNetwork:
         self.model = self.model.to(memory_format=torch.channels_last)
         self.pipeline = Compose(self.model.cfg.test_dataloader.dataset.pipeline)
 
-    def estimate(self, frames: list[np.ndarray], boxes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, 3) uint8 RGB frames and (N, 4) xyxy boxes (default whole frames) -> (N, 16, 2) px, (N, 16)."""
+    def estimate(
+        self, frames: list[np.ndarray], boxes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, 3) uint8 RGB frames and (N, 4) xyxy boxes -> (N, 16, 2) px and (N, 16) confidences.
+
+        Without boxes the whole frames are taken.
+        """
         import torch
         from mmengine.dataset import pseudo_collate
 
@@ -57,7 +62,11 @@ class PoseNetwork:
             for index in range(start, min(start + 64, len(frames))):
                 height, width = frames[index].shape[:2]
                 box = np.array([0, 0, width, height], np.float32) if boxes is None else boxes[index]
-                row = {"img": frames[index][..., ::-1], "bbox": box[None], "bbox_score": np.ones(1, np.float32)}
+                row = {
+                    "img": frames[index][..., ::-1],
+                    "bbox": box[None],
+                    "bbox_score": np.ones(1, np.float32),
+                }
                 rows.append(self.pipeline(row | self.model.dataset_meta))
             with torch.inference_mode():
                 for result in self.model.test_step(pseudo_collate(rows)):
@@ -85,7 +94,9 @@ def measure_renders(network: PoseNetwork, folder: Path, out: Path, every: int = 
     for clip in csv.DictReader(table.open(encoding="utf-8")):
         row, frames = truth[clip["clip_id"]], read_video(folder / clip["uri"])
         joints = np.array(row["joints"], np.float32).reshape(row["num_frames"], 16, 2)
-        last = int(json.loads(clip["transitions_s"])[1] * row["fps"]) if clip["transitions_s"] else len(frames)
+        last = (
+            int(json.loads(clip["transitions_s"])[1] * row["fps"]) if clip["transitions_s"] else len(frames)
+        )
         picked = np.arange(0, last, every)
         start = time.process_time()
         found, _ = network.estimate([frames[i] for i in picked])
@@ -101,7 +112,9 @@ def measure_renders(network: PoseNetwork, folder: Path, out: Path, every: int = 
         "frames": len(everything),
         "pck_0.1_torso": round(float(everything.mean()), 4),
         **{f"pck_0.1_torso_{kind}": round(float(near.mean()), 4) for kind, near in both.items()},
-        "per_joint": {name: round(float(share), 4) for name, share in zip(JOINTS, everything.mean(0), strict=True)},
+        "per_joint": {
+            name: round(float(share), 4) for name, share in zip(JOINTS, everything.mean(0), strict=True)
+        },
         "frames_per_cpu_second": round(count / spent, 1),
     }
 
@@ -128,7 +141,9 @@ def measure_diving_frames(network: PoseNetwork, folder: Path, out: Path) -> dict
     }
 
 
-def _turned(network: PoseNetwork, image: np.ndarray, label: dict, quarter: int) -> tuple[np.ndarray, np.ndarray]:
+def _turned(
+    network: PoseNetwork, image: np.ndarray, label: dict, quarter: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pose in `image` when the network sees the box turned by quarter * 90 degrees."""
     centre, side = np.array(label["center"]), 200 * label["scale"]
     matrix = cv2.getRotationMatrix2D(centre.tolist(), 90.0 * quarter, 1.0)
@@ -148,7 +163,9 @@ def draw_pose(image: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     for first, second in _BONES:
         names = JOINTS[first] + JOINTS[second]
         colour = (255, 60, 60) if "right" in names else (60, 255, 60) if "left" in names else (255, 235, 60)
-        ends = [tuple(np.round(np.clip(keypoints[j], -999, 9999)).astype(int).tolist()) for j in (first, second)]
+        ends = [
+            tuple(np.round(np.clip(keypoints[j], -999, 9999)).astype(int).tolist()) for j in (first, second)
+        ]
         cv2.line(picture, *ends, colour, thick, cv2.LINE_AA)
     return picture
 
@@ -169,7 +186,9 @@ def _sheet(path: Path, pictures: list[np.ndarray], columns: int = 8, side: int =
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for measures.json and pictures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--data", type=Path, help="folder with finediving_pose_sample and videos")
@@ -178,7 +197,9 @@ def main() -> None:
     network = PoseNetwork(options.weights)
     measures = {"renders": measure_renders(network, options.out / "held_out", options.out)}
     if options.data:
-        measures["diving_frames"] = measure_diving_frames(network, options.data / "finediving_pose_sample", options.out)
+        measures["diving_frames"] = measure_diving_frames(
+            network, options.data / "finediving_pose_sample", options.out
+        )
         for name in ("tfjs-models__pose_squats.mp4", "movenet-dance-demo__KeithNotationPhrase_track0.mp4"):
             frames = read_video(options.data / "videos" / name)
             frames = frames[:: max(1, len(frames) // 16)][:16]

@@ -33,8 +33,11 @@ def _turn(random: np.random.Generator, kind: str) -> np.ndarray:
     if random.random() < 0.6:  # broadcast cameras look from the side
         heading = random.choice([-1, 1]) * np.pi / 2 + random.normal(0, 0.35)
     twist = random.uniform(-np.pi, np.pi) if random.random() < 0.4 else random.normal(0, 0.1)
-    return rotation("y", heading) @ rotation("z", random.normal(0, 0.12)) @ rotation("x", somersault) @ rotation(
-        "y", twist
+    return (
+        rotation("y", heading)
+        @ rotation("z", random.normal(0, 0.12))
+        @ rotation("x", somersault)
+        @ rotation("y", twist)
     )
 
 
@@ -56,8 +59,18 @@ def _arms(random: np.random.Generator) -> dict[str, float]:
                 (random.uniform(0.2, 3.1), random.uniform(-0.2, 0.4), 0.0, random.uniform(0, 0.4)),
                 (random.normal(0, 0.2), random.uniform(0.3, 3.0), 0.0, random.uniform(0, 0.5)),
                 (random.uniform(2.4, 3.2), random.uniform(-0.2, 0.5), 0.0, random.uniform(0, 0.9)),
-                (random.uniform(-0.5, 0.1), random.uniform(0.4, 0.9), random.uniform(0.8, 1.6), random.uniform(1.2, 2)),
-                (random.uniform(-0.8, 3.2), random.uniform(-0.3, 2.6), random.normal(0, 1.0), random.uniform(0, 2.4)),
+                (
+                    random.uniform(-0.5, 0.1),
+                    random.uniform(0.4, 0.9),
+                    random.uniform(0.8, 1.6),
+                    random.uniform(1.2, 2),
+                ),
+                (
+                    random.uniform(-0.8, 3.2),
+                    random.uniform(-0.3, 2.6),
+                    random.normal(0, 1.0),
+                    random.uniform(0, 2.4),
+                ),
             )[kind]
         spread = random.normal(0, 0.1, 4) if both else np.zeros(4)
         names = ("shoulder_flex", "shoulder_abduct", "shoulder_twist", "elbow")
@@ -99,7 +112,9 @@ def _tuck(random: np.random.Generator) -> dict[str, float]:
     """Knees to the chest, hands on the shins."""
     close = random.uniform(0.6, 1.05)
     angles = _sides(random, "hip_flex", 2.35 * close, 0.08) | _sides(random, "knee", 2.4 * close, 0.1)
-    angles |= _sides(random, "hip_abduct", random.uniform(-0.05, 0.3), 0.05) | _sides(random, "ankle", 0.6, 0.15)
+    angles |= _sides(random, "hip_abduct", random.uniform(-0.05, 0.3), 0.05) | _sides(
+        random, "ankle", 0.6, 0.15
+    )
     angles |= _sides(random, "shoulder_flex", random.uniform(0.5, 1.2), 0.1)
     angles |= _sides(random, "shoulder_abduct", random.uniform(0, 0.3), 0.1)
     angles |= _sides(random, "elbow", random.uniform(0.3, 1.4), 0.1)
@@ -135,7 +150,10 @@ def _twist(random: np.random.Generator) -> dict[str, float]:
     up, across = ("right", "left") if random.random() < 0.5 else ("left", "right")
     angles |= {f"{up}_shoulder_flex": random.uniform(2.2, 3.1), f"{up}_elbow": random.uniform(0.8, 2.3)}
     angles |= {f"{across}_shoulder_flex": random.uniform(0.2, 1.0), f"{across}_shoulder_abduct": 0.1}
-    return angles | {f"{across}_shoulder_twist": random.uniform(0.8, 1.6), f"{across}_elbow": random.uniform(1.4, 2.3)}
+    return angles | {
+        f"{across}_shoulder_twist": random.uniform(0.8, 1.6),
+        f"{across}_elbow": random.uniform(1.4, 2.3),
+    }
 
 
 def _anything(random: np.random.Generator) -> dict[str, float]:
