@@ -37,7 +37,8 @@ def pretraining(**changes) -> PretrainConfig:
 def scoring(**changes) -> ExpertTrainConfig:
     fast = OptimizerConfig(learning_rate=5e-3)
     settings = {"epochs": 6, "batch_size": 7, "checkpoint_every": 1, "sequence": SEQUENCE, "optimizer": fast}
-    return ExpertTrainConfig(**settings | {"model": ExpertConfig(lstm_units=6)} | changes)
+    plain = {"model": ExpertConfig(lstm_units=6), "crop_share": 1.0, "feature_dropout": 0.0}
+    return ExpertTrainConfig(**settings | plain | changes)
 
 
 def rows(run_dir: Path) -> list[dict]:
