@@ -9,12 +9,11 @@ Exit codes: 0 ok, 1 bug, 130 interrupted, and those of pipelines/errors.py.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +22,7 @@ from cyclopts import App, Group, Parameter
 
 from pipelines import __version__
 from pipelines.exits import as_aqa_error
+from pipelines.flags import attach_settings, dotted, settings
 from pipelines.result import Result, to_json, to_text
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ config_app = App(name="config", help="The settings: every one of them, and where
 for child in (data_app, store_app, train_app, config_app):
     app.command(child)
 
+app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
+
 _GLOBAL = Group("Options of every command", sort_key=20)
-_SETTINGS = Group("Settings (also in --config FILE and as AQA_SECTION__KEY)", sort_key=10)
-_SECTION_OF: dict[Callable[..., Any], str] = {}
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,7 @@ class Call:
         """The validated settings: flags of this call over environment over file over defaults."""
         from pipelines.config import load_config
 
-        return load_config(self.config_file, os.environ, _flags(given or {}))
-
-
-def _flags(given: dict[str, Any]) -> dict[str, str]:
-    """Keyword arguments made by `_attach_settings` back to dotted paths and text."""
-    return {key.replace("__", "."): str(value) for key, value in given.items() if value is not None}
+        return load_config(self.config_file, os.environ, dotted(given or {}))
 
 
 _Call = Annotated[Call, Parameter(parse=False)]
@@ -78,54 +73,6 @@ _Store = Annotated[Path, Parameter(help="Folder of the feature store.")]
 _Name = Annotated[str, Parameter(help="Name of the run; the same name resumes it.")]
 _Runs = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 _DryRun = Annotated[bool, Parameter(help="Say what would be done; write nothing.", negative=())]
-
-
-def _settings(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Marks a verb whose flags include the settings of one section of the configuration."""
-
-    def mark(verb: Callable[..., Any]) -> Callable[..., Any]:
-        _SECTION_OF[verb] = section
-        return verb
-
-    return mark
-
-
-def _attach_settings(tokens: Sequence[str]) -> None:
-    """Give the verbs named on this command line one flag per setting of their section.
-
-    Only those verbs, because reading the schema costs more than all the rest of `aqa --help`.
-    """
-    for verb, section in _SECTION_OF.items():
-        if verb.__name__ not in tokens or hasattr(verb, "__signature__"):
-            continue
-        from pipelines.config import describe, flag_of, kind_name
-
-        signature = inspect.signature(verb, eval_str=True)
-        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        for setting in describe():
-            if setting.path.partition(".")[0] not in (section, "tracking"):
-                continue
-            default = (
-                ",".join(map(str, setting.default)) if isinstance(setting.default, tuple) else setting.default
-            )
-            shown = "" if default in (None, "") else f" [default: {default}]"
-            option = Parameter(
-                name=flag_of(setting.path),
-                help=f"{setting.meaning} ({kind_name(setting)}){shown}",
-                group=_SETTINGS,
-                show_default=False,
-                metavar=None if setting.kind is bool else "VALUE",
-            )
-            kind = bool if setting.kind is bool else str  # text: load_config is the one place that validates
-            parameters.append(
-                inspect.Parameter(
-                    setting.path.replace(".", "__"),
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=Annotated[kind | None, option],
-                )
-            )
-        verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
 @app.command
@@ -141,7 +88,8 @@ def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
     """
     from pipelines import demo as verb
 
-    return verb.run(folder, say=logger.info)
+    result = verb.run(folder, say=logger.info)
+    return Result(result, text="\n".join(verb.closing_lines(result)))
 
 
 @data_app.command
@@ -251,7 +199,7 @@ def stats(source: Path, *, call: _Call) -> Any:
 
 
 @app.command
-@_settings("extract")
+@settings("extract")
 def extract(
     manifest: Path | None = None,
     *,
@@ -318,7 +266,7 @@ def verify(store: Path, *, call: _Call) -> Any:
 
 
 @train_app.command
-@_settings("pretrain")
+@settings("pretrain")
 def pretrain(
     *,
     store: _Store,
@@ -339,12 +287,12 @@ def pretrain(
 
 
 @train_app.command
-@_settings("expert")
+@settings("expert")
 def expert(
     *,
     store: _Store,
     name: _Name,
-    pretrained: Path,
+    pretrained: Path | None = None,
     runs: _Runs = Path("runs"),
     dry_run: _DryRun = False,
     call: _Call,
@@ -357,7 +305,7 @@ def expert(
     Parameters
     ----------
     pretrained
-        Run of `aqa train pretrain`.
+        Run of `aqa train pretrain`; without it the encoder starts from random weights.
     """
     config = call.config(given)
     from pipelines import train
@@ -366,7 +314,7 @@ def expert(
 
 
 @app.command
-@_settings("evaluate")
+@settings("evaluate")
 def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
     """Measure a trained run on the test split, beside the median predictor.
 
@@ -380,7 +328,8 @@ def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
     config = call.config(given)
     from pipelines import evaluate as verb
 
-    return verb.evaluate(run, store, config)
+    metrics = verb.evaluate(run, store, config)
+    return Result(metrics, text="\n".join(verb.metrics_lines(metrics)))
 
 
 @app.command
@@ -469,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     as_json, verbose = "--json" in tokens, "--verbose" in tokens or "-v" in tokens
     try:
-        _attach_settings(tokens)
+        attach_settings(tokens)
         result = app.meta(tokens, exit_on_error=False, print_error=False)
         if not isinstance(result, Result):
             result = Result(result)

@@ -148,18 +148,24 @@ def import_(
         near = difflib.get_close_matches(kind, KINDS, n=1)
         remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(KINDS)}"
         raise ConfigError(kind, "unknown kind of data", remedy)
-    if splits is not None and split_index is None:
-        raise ConfigError("splits", "no split number is chosen", "give split_index, e.g. 0")
-    if split_index is not None:
-        from pipelines.datasets.subject_splits import read_splits, with_splits
-
-        folder = source if source.is_dir() else source.parent
-        clips, warnings = with_splits(
-            clips, read_splits(splits or folder / "subject_splits.csv", split_index)
-        )
-        report["warnings"] += warnings
+    clips, warnings = _with_splits(clips, source, split_index, splits)
+    report["warnings"] += warnings
     report["stats"] = stats(clips, poses)
     return clips, poses, report
+
+
+def _with_splits(
+    clips: pa.Table, source: Path, split_index: int | None, splits: Path | None
+) -> tuple[pa.Table, list[str]]:
+    """Fill `split` from the splits file if a repeat was chosen."""
+    if split_index is None:
+        if splits is not None:
+            raise ConfigError("splits", "no split number is chosen", "give split_index, e.g. 0")
+        return clips, []
+    from pipelines.datasets.subject_splits import read_splits, with_splits
+
+    folder = source if source.is_dir() else source.parent
+    return with_splits(clips, read_splits(splits or folder / "subject_splits.csv", split_index))
 
 
 def _import_kimore(source: Path) -> tuple[pa.Table, pa.Table, dict]:

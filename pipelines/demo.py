@@ -8,9 +8,8 @@ from pathlib import Path
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines.config import (
-    EvaluateConfig,
+    Config,
     ExpertTrainConfig,
-    ExtractConfig,
     OptimizerConfig,
     PretrainConfig,
     TrackingConfig,
@@ -20,21 +19,24 @@ Say = Callable[[str], None]
 
 EXERCISES, SUBJECTS, DIVES, SEED = 36, 12, 12, 0
 
-# Small enough for minutes on two cores; the paper's sizes are the defaults of the configuration.
 _SEQUENCE = SequenceConfig(skeleton="c15", rate_hz=10.0, max_frames=120)
-PRETRAIN = PretrainConfig(
-    epochs=40,
-    batch_size=12,
-    sequence=_SEQUENCE,
-    optimizer=OptimizerConfig(learning_rate=2e-3),
-    model=NonExpertConfig(encoder_units=48, decoder_units=48, pace_units=48, discriminator_units=16),
-)
-EXPERT = ExpertTrainConfig(
-    epochs=60,
-    batch_size=12,
-    sequence=_SEQUENCE,
-    optimizer=OptimizerConfig(learning_rate=3e-3),
-    model=ExpertConfig(lstm_units=24, finetune_encoder=True),
+# Small enough for minutes on two cores; the paper's sizes are the defaults of the configuration.
+CONFIG = Config(
+    pretrain=PretrainConfig(
+        epochs=40,
+        batch_size=12,
+        sequence=_SEQUENCE,
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        model=NonExpertConfig(encoder_units=48, decoder_units=48, pace_units=48, discriminator_units=16),
+    ),
+    expert=ExpertTrainConfig(
+        epochs=60,
+        batch_size=12,
+        sequence=_SEQUENCE,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        model=ExpertConfig(lstm_units=24, finetune_encoder=True),
+    ),
+    tracking=TrackingConfig(experiment="demo"),
 )
 
 
@@ -42,39 +44,65 @@ def run(folder: Path, say: Say) -> dict:
     """Run every step in `folder`; steps that are done are not done again.
 
     Args:
-        folder: receives videos/, store/ and runs/.
+        folder: receives data/, store/ and runs/.
         say: receives one line per step.
 
     Returns:
-        The test metrics, seconds per step and where everything lies.
+        Counts of the extraction, the test metrics, seconds per step, and the folder.
     """
     from pipelines.evaluate import evaluate
     from pipelines.extract import extract
     from pipelines.rendered.dataset import render_dataset
-    from pipelines.train import pretrain, train_expert
+    from pipelines.train import expert, pretrain
 
-    seconds: dict[str, float] = {}
-    say("The data of this demo are rendered by the program; its numbers say nothing about real people.")
-    with _timed("render", seconds, say) as step:
-        clips_file = folder / "videos" / "clips.csv"
-        if not clips_file.is_file():
-            render_dataset(folder / "videos", exercises=EXERCISES, subjects=SUBJECTS, dives=DIVES, seed=SEED)
-        step.note = f"{EXERCISES} exercise clips of {SUBJECTS} subjects and {DIVES} dives as H.264"
-    with _timed("extract", seconds, say) as step:
-        extracted = extract(clips_file, folder / "store", ExtractConfig(), progress=say)
-        step.note = f"{extracted['ok']} clips ok, {extracted['rejected']} rejected, {extracted['frames_per_s']} frames/s"
-    clips, poses, provenance = training_rows(folder / "store", extracted["table"])
-    tracking = TrackingConfig(experiment="demo")
-    with _timed("pretrain", seconds, say) as step:
-        summary = pretrain(clips, poses, PRETRAIN, folder / "runs" / "non-expert", provenance, tracking)
-        step.note = f"pace accuracy {summary['pace_accuracy']:.2f} (chance {1 / 5:.2f})"
-    with _timed("expert", seconds, say) as step:
-        expert = folder / "runs" / "expert"
-        summary = train_expert(
-            clips, poses, EXPERT, expert, folder / "runs" / "non-expert", provenance, tracking
-        )
-        step.note = f"best epoch {summary['best_epoch']} by validation"
-    with _timed("evaluate", seconds, say) as step:
-        metrics = evaluate(expert, clips, poses, EvaluateConfig())
-        step.note = f"{metrics['n']} clips of {metrics['subjects']} subjects never seen in training"
-    return {"metrics": metrics, "seconds": seconds, "folder": str(folder)}
+    clock = _Clock(say)
+    store, runs = folder / "store", folder / "runs"
+    say("The athletes of this demo are drawn by the program; its numbers say nothing about real people.")
+    manifest = folder / "data" / "clips.csv"
+    if not manifest.is_file():
+        render_dataset(folder / "data", exercises=EXERCISES, subjects=SUBJECTS, dives=DIVES, seed=SEED)
+    clock.lap("render", f"{EXERCISES} exercise clips of {SUBJECTS} subjects and {DIVES} dives, as H.264")
+    extracted = extract(manifest, store, CONFIG.extract, progress=lambda line: say(f"          {line}"))
+    clock.lap("extract", f"{extracted['ok']} clips ok, {extracted['rejected']} rejected")
+    trained = pretrain(store, "non-expert", CONFIG, runs=runs)
+    clock.lap("pretrain", f"{trained['epochs']} epochs on {trained['clips']} clips, scores unread")
+    trained = expert(store, "expert", runs / "non-expert", CONFIG, runs=runs)
+    clock.lap("expert", f"{trained['epochs']} epochs, validation chose epoch {trained['best_epoch']}")
+    metrics = evaluate(runs / "expert", store, CONFIG)
+    clock.lap("evaluate", f"{metrics['n']} clips of {metrics['subjects']} subjects never seen in training")
+    return {"extract": extracted, "metrics": metrics, "seconds": clock.seconds, "folder": str(folder)}
+
+
+def closing_lines(result: dict) -> list[str]:
+    """The table of the result, where everything lies, and what to type next."""
+    from pipelines.evaluate import metrics_lines
+
+    folder = Path(result["folder"])
+    return [
+        "",
+        "Scores 0 to 50 of rendered exercises, test subjects; the median of the training scores is the floor:",
+        *metrics_lines(result["metrics"]),
+        "",
+        f"videos and truth   {folder / 'data'}",
+        f"poses              {folder / 'store'}",
+        f"model and metrics  {folder / 'runs' / 'expert'}",
+        f"every run          {folder / 'runs' / 'mlflow.db'}",
+        "",
+        "Next:",
+        f"  aqa store inspect {folder / 'store'}",
+        f"  mlflow ui --backend-store-uri sqlite:///{(folder / 'runs' / 'mlflow.db').absolute()}",
+        "  aqa data init my-clips        then fill in my-clips/clips.csv and:",
+        "  aqa extract my-clips/clips.csv --store my-store",
+    ]
+
+
+class _Clock:
+    """Seconds per step, and the line said when a step is done."""
+
+    def __init__(self, say: Say):
+        self.say, self.seconds, self.at = say, {}, time.monotonic()
+
+    def lap(self, step: str, note: str) -> None:
+        now = time.monotonic()
+        self.seconds[step], self.at = round(now - self.at, 1), now
+        self.say(f"{step:9} {self.seconds[step]:6.1f} s  {note}")

@@ -72,7 +72,7 @@ def evaluate_tables(
         raise DataError(
             "clips table",
             f"no row has split test, a score, a pose, and an action type of {sorted(wanted)}",
-            "run `aqa data split`, or give the tables the model was trained on",
+            "fill the column split of the clips table (docs/data.md), or name the store of the training",
         )
     leaked = sorted({motion.subject for motion in motions} & set(description["subjects"]))
     if leaked:
@@ -100,6 +100,29 @@ def evaluate_tables(
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
     log_evaluation(run_dir, {name: value for name, value in numbers.items() if value is not None}, files)
     return {**result, "stored": False}
+
+
+def metrics_lines(metrics: dict[str, Any]) -> list[str]:
+    """The metrics as a table for people: the model beside the floor, one line per action type."""
+    rows = [("all", metrics), *metrics["by_action_type"].items()]
+    lines = [
+        f"{'':10} {'clips':>5} {'subjects':>8}  {'Spearman (95 %)':22} {'MAE (95 %)':24} MAE of the median"
+    ]
+    for name, row in rows:
+        rho, error = (_cell(row[key]) for key in ("spearman", "mae"))
+        floor = row["median_floor"]["mae"]
+        lines.append(f"{name:10} {row['n']:5} {row['subjects']:8}  {rho:22} {error:24} {floor:.2f}")
+    if metrics["stored"]:
+        lines.append("These test clips were scored before; this is the stored result.")
+    return lines
+
+
+def _cell(number: dict[str, Any]) -> str:
+    if number["value"] is None:
+        return f"none: {number['reason']}"
+    if number["low"] is None:
+        return f"{number['value']:.2f}"
+    return f"{number['value']:.2f} [{number['low']:.2f}, {number['high']:.2f}]"
 
 
 def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:

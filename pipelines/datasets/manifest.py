@@ -17,14 +17,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipelines.datasets.csv_text import MAX_ROWS, read_csv
+from pipelines.datasets.parquet_table import MAX_BYTES, read_parquet
 from pipelines.datasets.problems import Problems
 from pipelines.datasets.source_file import check_source
-from pipelines.errors import DataError, SecurityError
+from pipelines.errors import DataError
 from pipelines.schema import CLIPS
 
 SPLITS = ("train", "val", "test")
-MAX_PARQUET_BYTES = 2**30
-MAX_PARQUET_VALUES = 50 * MAX_ROWS
 _BOX = ("box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -265,7 +264,7 @@ def _parse_numbers(cell: object) -> list[float]:
 
 def _is_parquet(path: Path) -> bool:
     suffix = path.suffix.lower()
-    check_source(path, MAX_PARQUET_BYTES)
+    check_source(path, MAX_BYTES)
     if suffix in (".parquet", ".csv"):
         return suffix == ".parquet"
     if suffix in (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".npz", ".npy", ".mat", ".h5", ".tsv"):
@@ -277,43 +276,20 @@ def _is_parquet(path: Path) -> bool:
 
 def _read_parquet(path: Path) -> tuple[list[str], Iterable[tuple[int, list]]]:
     """Column names, and an iterator over (row number from 1, values)."""
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True, arrow_extensions_enabled=False)
-        meta = file.metadata
-        groups = [meta.row_group(index) for index in range(meta.num_row_groups)]
-        size = sum(group.total_byte_size for group in groups)
-        values = sum(group.column(index).num_values for group in groups for index in range(group.num_columns))
-        names = list(file.schema_arrow.names)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if meta.num_rows > MAX_ROWS:
-        raise DataError(
-            path, f"there are {meta.num_rows:,} rows; at most {MAX_ROWS:,} are read", "split the table"
-        )
-    if size > MAX_PARQUET_BYTES or values > MAX_PARQUET_VALUES:
-        raise SecurityError(
-            path,
-            f"the columns expand to {values:,} values in {size:,} bytes",
-            "keep only the columns of the clips table",
-        )
+    table = read_parquet(path, MAX_ROWS)
+    names = table.column_names
     if len(set(names)) != len(names):
         raise DataError(path, "a column appears twice", "keep one of the two columns")
-    return names, _parquet_rows(path, file, names)
+    return names, _parquet_rows(path, table)
 
 
-def _parquet_rows(path: Path, file, names: list[str]) -> Iterable[tuple[int, list]]:
+def _parquet_rows(path: Path, table: pa.Table) -> Iterable[tuple[int, list]]:
     number = 0
     try:
-        for batch in file.iter_batches(batch_size=4096):
-            for row in zip(*(batch.column(index).to_pylist() for index in range(len(names))), strict=True):
+        for batch in table.to_batches(max_chunksize=4096):
+            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
                 yield number, list(row)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: BaseException) -> DataError:
-    reason = " ".join(str(error).split())[:200]
-    return DataError(path, f"this is no readable Parquet file ({reason})", "write it again, or give CSV")
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        cause = f"row {number + 1} or one soon after it cannot be read ({str(error)[:200]})"
+        raise DataError(path, cause, "write the table again, or give CSV") from None

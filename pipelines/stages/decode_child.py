@@ -38,7 +38,6 @@ from pipelines.stages.referee import (
     Referee,
     as_coded,
     distance,
-    in_gamut,
     luma_from_rgb,
     open_strict,
     referee,
@@ -100,7 +99,7 @@ def check(coded: np.ndarray, ruling: Referee, index: int) -> None:
         raise Disagreement(
             f"decord's frame has shape {coded.shape}, the stream's size is {ruling.coded_size}"
         )
-    samples, whole = luma_from_rgb(coded, ruling.luma), in_gamut(coded)
+    samples, whole = luma_from_rgb(coded, ruling.luma)
     own = distance(samples[whole], ruling.fingerprints[index][whole])
     if own > LUMA_TOLERANCE:
         raise Disagreement(f"decord's frame {index} is another picture (luma differs by {own:.1f} of 255)")
@@ -211,13 +210,14 @@ def fill(
     max_pixels: int,
 ) -> tuple[str, str]:
     """Read the frames into `frames`, one full frame in memory at a time; which decoder, and why."""
-    wanted, places = np.unique(indices, return_inverse=True)
+    wanted, first = np.unique(indices, return_index=True)  # indices ascend: repeats are neighbours
+    ends = [*first[1:].tolist(), len(indices)]
     matrix = crop_matrix(request["crop"], box)
 
     def store(pictures: Iterator[np.ndarray]) -> int:
         count = 0
         for picture in pictures:
-            frames[places == count] = fit(picture, size, matrix, frames.shape[2:0:-1])
+            frames[first[count] : ends[count]] = fit(picture, size, matrix, frames.shape[2:0:-1])
             count += 1
         return count
 
@@ -298,13 +298,12 @@ def serve_one(line: bytes, memory_mb: int) -> tuple[dict[str, Any], np.ndarray |
         return answer(request, memory_mb)
     except ClipError as error:
         return {"code": error.code, "cause": error.cause}, None
-    except (MemoryError, cv2.error) as error:
-        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+    except MemoryError:
+        return {"code": "memory_limit", "cause": f"no more memory under the limit of {memory_mb} MiB"}, None
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
             raise
-        return {
-            "code": "memory_limit",
-            "cause": f"an allocation failed under the limit of {memory_mb} MiB",
-        }, None
+        return {"code": "memory_limit", "cause": f"OpenCV got no memory of {memory_mb} MiB"}, None
     except OSError as error:
         return {"code": "unreadable", "cause": error.strerror or str(error)}, None
     finally:

@@ -92,6 +92,9 @@ def promised_bytes(file: FileIO, form: str, size: int) -> int:
     if form == "mov":
         return _end_of_boxes(file, size)
     head = os.pread(file.fileno(), 4096, 0)
+    if form == "mpegts":  # only that whole transport packets are there
+        packet = 188 if head[0] == 0x47 else 192
+        return -(-size // packet) * packet
     if form == "avi":
         length = int.from_bytes(head[4:8], "little")
         return 8 + length if length != 0xFFFFFFFF else 0

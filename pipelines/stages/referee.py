@@ -10,6 +10,7 @@ honoured, as FFmpeg does. AVI has no presentation times: there the first frame i
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -121,7 +122,13 @@ class Scan:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.error.FFmpegError, ValueError) as error:
+            except MemoryError:
+                raise
+            except (
+                av.error.FFmpegError,
+                ValueError,
+                IndexError,
+            ) as error:  # IndexError: a stream not in the header
                 self.note_error(error)
                 return  # the demuxer gave up; what is missing shows in the counts
             self.cut |= any("ended prematurely" in line[2] or "partial file" in line[2] for line in log)
@@ -186,8 +193,11 @@ class Scan:
             )
         if not frames:
             raise ClipError("no_video", self.path, "the video stream has no frame")
-        shown = self.packets - self.discarded
-        if self.stream.codec_context.name not in HIDDEN_FRAMES and frames < 0.98 * shown - 2:
+        shown, codec = self.packets - self.discarded, self.stream.codec_context.name
+        exact = codec == "h264" and self.container.format.name.startswith(("mov", "matroska"))
+        # Elsewhere a packet may be one field, and leading pictures of a cut stream are left out rightly.
+        slack = 0 if exact else 2 + shown // 50
+        if codec not in HIDDEN_FRAMES and frames < shown - slack:
             raise ClipError("truncated", self.path, f"{shown} packets gave {frames} frames")
         self.judge_duration(promised)
 
@@ -241,6 +251,7 @@ def presentation_times(times: list[float | None], container: Any, stream: Any) -
     return time_s - (container.start_time or 0) / 1e6
 
 
+@functools.lru_cache(maxsize=8)
 def grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the fingerprint's samples."""
     rows = (np.arange(GRID) * 2 + 1) * height // (2 * GRID)
@@ -269,7 +280,8 @@ def luma_of(frame: Any) -> tuple[float, float, float, bool]:
 def luma_grid(frame: Any) -> np.ndarray:
     """(GRID, GRID) uint8 luma samples of a decoded frame, without converting the frame."""
     if not has_luma_plane(frame):
-        return luma_from_rgb(frame.to_ndarray(format="rgb24"), (0.299, 0.587, 0.114, True))
+        rgb = frame.to_ndarray(format="rgb24")
+        return np.rint(luma_from_rgb(rgb, (0.299, 0.587, 0.114, True))[0]).astype(np.uint8)
     plane = frame.planes[0]
     bits = frame.format.components[0].bits
     words = np.frombuffer(plane, np.uint8 if bits == 8 else np.uint16)
@@ -279,23 +291,25 @@ def luma_grid(frame: Any) -> np.ndarray:
     return samples.astype(np.uint8) if full else np.clip(samples, 16, 235).astype(np.uint8)  # RGB has no more
 
 
-def luma_from_rgb(rgb: np.ndarray, luma: tuple[float, float, float, bool]) -> np.ndarray:
-    """(GRID, GRID) uint8 luma samples of an RGB frame in coded orientation."""
-    red, green, blue, full = luma
-    samples = rgb[grid(*rgb.shape[:2])] @ np.array([red, green, blue])
-    return np.rint(samples if full else samples * (219 / 255) + 16).astype(np.uint8)
+def luma_from_rgb(rgb: np.ndarray, luma: tuple[float, float, float, bool]) -> tuple[np.ndarray, np.ndarray]:
+    """Luma samples of an RGB frame in coded orientation, and where they can be trusted.
 
-
-def in_gamut(rgb: np.ndarray) -> np.ndarray:
-    """(GRID, GRID) bool, where the conversion to RGB cannot have clipped and luma can be computed back."""
-    samples = rgb[grid(*rgb.shape[:2])]
-    return (samples.min(axis=-1) > 0) & (samples.max(axis=-1) < 255)
+    Returns:
+        (GRID, GRID) float32 luma, and (GRID, GRID) bool: no channel can have been clipped there.
+    """
+    red, green, blue = np.moveaxis(rgb[grid(*rgb.shape[:2])], -1, 0)
+    samples = np.float32(luma[0]) * red + np.float32(luma[1]) * green + np.float32(luma[2]) * blue
+    one = np.uint8(1)  # x - 1 wraps 0 to 255, so that one comparison finds both ends
+    whole = (red - one < 254) & (green - one < 254) & (blue - one < 254)
+    return samples if luma[3] else samples * np.float32(219 / 255) + np.float32(16), whole
 
 
 def distance(samples: np.ndarray, fingerprint: np.ndarray) -> float:
     """Mean absolute difference of luma samples, 0 to 255, less their common offset (rounding)."""
-    difference = samples.astype(np.int16) - fingerprint
-    return float(np.abs(difference - np.median(difference)).mean()) if difference.size else 0.0
+    if not samples.size:
+        return 0.0
+    difference = samples - fingerprint
+    return float(np.abs(difference - difference.mean()).mean())
 
 
 def display_turn(path: str, frame: Any) -> np.ndarray:

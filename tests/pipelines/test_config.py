@@ -79,7 +79,7 @@ UNKNOWN = [
     ),
     (
         {"environment": {"AQA_PRETRAIN__MODEL__ENCODR_UNITS": "3"}},
-        r"\(environment variable AQA_PRETRAIN__MODEL__ENCODR_UNITS\).*nearest is pretrain\.model\.encoder_units",
+        r"\(environment variable AQA_PRETRAIN__MODEL__ENCODR_UNITS\).* is pretrain\.model\.encoder_units",
     ),
     ({"flags": {"tracking.learning_rate": "1"}}, r"nearest is pretrain\.optimizer\.learning_rate"),
     ({"flags": {"zzz.qqq": "3"}}, r"zzz\.qqq \(flag --qqq\): unknown setting\. See `aqa config template`"),

@@ -63,6 +63,6 @@ def test_other_readers_see_the_same_poses(tmp_path):
     assert [field.metadata[b"meaning"] for field in again] == [f.metadata[b"meaning"] for f in schema.POSES]
     expected = ["1.0", "2.0", "nan", "4.0"]
     from_polars = polars.read_parquet(io.BytesIO(file.read_bytes()))["keypoints"].to_list()[0]
-    (from_duckdb,) = duckdb.sql(f"select keypoints from '{file}'").fetchone()
+    [(from_duckdb,)] = duckdb.sql(f"select keypoints from '{file}'").fetchall()
     assert [str(v) for v in from_polars] == expected
     assert [str(v) for v in from_duckdb] == expected

@@ -78,3 +78,8 @@ def test_problems_are_counted_beyond_those_shown(tmp_path: Path):
         read(tmp_path, "a,b\n" + "1\n" * 25)
     assert "line 22" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_lines_count_on_after_a_cell_of_two_lines(tmp_path: Path):
+    with pytest.raises(DataError, match=r"2 problems\n  line 2: found .*\n  line 4: expected 2 fields"):
+        read(tmp_path, 'a,b\n1,"two\nlines"\n3\n')
