@@ -344,6 +344,7 @@ def _summary(run_dir: Path, motions: list[Motion], splits: dict[str, str]) -> di
         "epochs": len(rows),
         "best_epoch": description["best_epoch"],
         "best_val_loss": description["best_val_loss"],
+        "clips": len(motions),
         "train_clips": sum(splits[motion.subject] == "train" for motion in motions),
         "val_clips": sum(splits[motion.subject] == "val" for motion in motions),
         "train_subjects": list(splits.values()).count("train"),
