@@ -125,34 +125,6 @@ def _cell(number: dict[str, Any]) -> str:
     return f"{number['value']:.2f} [{number['low']:.2f}, {number['high']:.2f}]"
 
 
-def metrics_lines(metrics: dict[str, Any]) -> list[str]:
-    """A small table of a result of `evaluate`: the model and the floor, over all and by action type."""
-    lines = [f"{'':12} {'':14} {'n':>4} {'Spearman [95 %]':>22} {'MAE [95 %]':>20} {'RMSE':>6}"]
-    parts = {"all": metrics}
-    if len(metrics["by_action_type"]) > 1:
-        parts |= metrics["by_action_type"]
-    for name, part in parts.items():
-        rho, error = _shown(part["spearman"], 3), _shown(part["mae"], 2)
-        lines.append(
-            f"{name:12} {'model':14} {part['n']:>4} {rho:>22} {error:>20} {part['rmse']['value']:6.2f}"
-        )
-        floor = part["median_floor"]
-        lines.append(
-            f"{'':12} {'median floor':14} {'':>4} {'-':>22} {floor['mae']:>20.2f} {floor['rmse']:6.2f}"
-        )
-    undefined = {part["spearman"]["reason"] for part in parts.values() if part["spearman"]["value"] is None}
-    return lines + [f"Spearman is undefined where {reason}" for reason in sorted(undefined)]
-
-
-def _shown(number: dict[str, Any], digits: int) -> str:
-    if number["value"] is None:
-        return "undefined"
-    value = f"{number['value']:.{digits}f}"
-    if number["low"] is None:
-        return value
-    return f"{value} [{number['low']:.{digits}f}, {number['high']:.{digits}f}]"
-
-
 def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
     """Scores (N,) in the points of the training scores.
 

@@ -14,7 +14,7 @@ from aqa_models.two_stage.sequence import make_sequence
 from pipelines import fit
 from pipelines.config import EvaluateConfig, ExpertTrainConfig, OptimizerConfig
 from pipelines.errors import ConfigError, CorruptError, DataError
-from pipelines.evaluate import evaluate_tables, metrics_lines, predict
+from pipelines.evaluate import evaluate_tables, predict
 from pipelines.motion import load_motions
 from pipelines.schema import PREDICTIONS
 
@@ -110,31 +110,6 @@ def test_what_is_undefined_is_null_with_a_reason(waving_tables, run_dir):
     one = evaluate_tables(run_dir, waving_tables[0].slice(27), waving_tables[1], CONFIG)
     assert one["spearman"]["reason"] == "fewer than two clips"
     assert one["mae"]["reason"] == "no interval from a single subject"
-
-
-def test_the_table_shows_the_floor_and_what_is_undefined():
-    number = {"value": 0.5, "low": 0.25, "high": 0.75}
-    floor = {"mae": 2.0, "rmse": 3.0}
-    part = {"n": 8, "spearman": number, "mae": number, "rmse": number, "median_floor": floor}
-    blank = {**part, "spearman": {"value": None, "low": None, "high": None, "reason": "all scores are equal"}}
-    lines = metrics_lines({**part, "by_action_type": {"a": part, "b": blank}})
-    assert len(lines) == 8
-    assert lines[1].split() == [
-        "all",
-        "model",
-        "8",
-        "0.500",
-        "[0.250,",
-        "0.750]",
-        "0.50",
-        "[0.25,",
-        "0.75]",
-        "0.50",
-    ]
-    assert lines[2].split() == ["median", "floor", "-", "2.00", "3.00"]
-    assert "undefined" in lines[5]
-    assert lines[7] == "Spearman is undefined where all scores are equal"
-    assert len(metrics_lines({**part, "by_action_type": {"a": part}})) == 3
 
 
 def test_wrong_questions_are_refused(waving_tables, run_dir, tmp_path):
