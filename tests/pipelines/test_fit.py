@@ -408,7 +408,7 @@ def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_path, local_ray):
-    config = pretraining(epochs=40, checkpoint_every=1)
+    config = pretraining(epochs=15)
     fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
     metrics = tmp_path / "killed" / "metrics.jsonl"
     killed = []
@@ -427,7 +427,7 @@ def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    fit.pretrain(*waving_tables, pretraining(epochs=40, num_workers=2), tmp_path / "killed", {})
+    fit.pretrain(*waving_tables, pretraining(epochs=15, num_workers=2), tmp_path / "killed", {})
     thread.join(timeout=5)
     assert killed
     losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "killed")]
