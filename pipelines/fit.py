@@ -241,6 +241,7 @@ def _launch(spec: dict[str, Any], config: TrainSection) -> None:
     run_dir = Path(spec["run_dir"])
     problem = run_dir / "error.json"
     problem.unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "ray", ignore_errors=True)  # our checkpoints resume the run, not Ray's records
     with connect():
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer

@@ -374,6 +374,7 @@ def assert_close_runs(a: Path, b: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_two_ray_workers_pretrain_the_same_model_as_one_process(waving_tables, tmp_path, local_ray):
     fit.pretrain(*waving_tables, pretraining(epochs=3), tmp_path / "one", {})
     fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=2), tmp_path / "two", {})
@@ -383,6 +384,7 @@ def test_two_ray_workers_pretrain_the_same_model_as_one_process(waving_tables, t
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_ray_workers_train_the_same_expert_as_one_process(waving_tables, pretrained, tmp_path, local_ray):
     model = ExpertConfig(lstm_units=6, finetune_encoder=True)
     for name, workers in (("one", 0), ("two", 2)):
@@ -396,6 +398,7 @@ def test_two_ray_workers_train_the_same_expert_as_one_process(waving_tables, pre
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Ray gives a worker with one core one thread
@@ -407,6 +410,7 @@ def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_path, local_ray):
     config = pretraining(epochs=15)
     fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
