@@ -32,7 +32,7 @@ COLUMN = {name: index for index, name in enumerate(ANGLES)}
 
 @dataclass(frozen=True)
 class Shape:
-    """Lengths and radii of one body in metres; defaults are those of a 1.72 m adult (Winter 2009, table 4.1)."""
+    """Lengths of one body in metres; the defaults are about those of an adult of 1.75 m."""
 
     trunk: float = 0.50
     """Pelvis to thorax (between the shoulders)."""

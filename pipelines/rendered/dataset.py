@@ -153,9 +153,9 @@ def _write_truth(path: Path, truths: list[dict]) -> None:
     import pyarrow.parquet as pq
 
     kinds = {
-        "clip_id": pa.string(), "num_frames": pa.int32(), "num_joints": pa.int32(), "num_coordinates": pa.int32(),
-        "fps": pa.float64(), "joints": pa.list_(pa.float32()), "faults": pa.string(), "severity": pa.float64(),
-        "side": pa.string(), "shape": pa.string(),
+        "clip_id": pa.string(), "num_frames": pa.int32(), "num_joints": pa.int32(),
+        "num_coordinates": pa.int32(), "fps": pa.float64(), "joints": pa.list_(pa.float32()),
+        "faults": pa.string(), "severity": pa.float64(), "side": pa.string(), "shape": pa.string(),
     }  # fmt: skip
     columns = {name: pa.array([truth.get(name) for truth in truths], kind) for name, kind in kinds.items()}
     pq.write_table(pa.table(columns), path, compression="zstd")

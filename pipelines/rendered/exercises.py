@@ -146,13 +146,13 @@ _MOVES = {"Es1": _lift_arms, "Es2": _tilt_trunk, "Es5": _squat}
 
 
 def _tremble(random: np.random.Generator, motion: Motion, tremor: float, times: np.ndarray) -> None:
-    """Shaking of arms and trunk at 3.5-5.5 Hz (parkinsonian tremor, Deuschl et al. 1998)."""
+    """Shaking of arms and trunk at 4-6 Hz."""
     for name in ("shoulder_flex", "shoulder_abduct", "elbow"):
         for side in ("right", "left"):
-            wave = np.sin(2 * np.pi * random.uniform(3.5, 5.5) * times + random.uniform(0, 6.3))
+            wave = np.sin(2 * np.pi * random.uniform(4, 6) * times + random.uniform(0, 6.3))
             motion.angles[:, COLUMN[f"{side}_{name}"]] += 0.13 * tremor * wave
     for name in ("spine_flex", "neck_side"):
-        wave = np.sin(2 * np.pi * random.uniform(3.5, 5.5) * times + random.uniform(0, 6.3))
+        wave = np.sin(2 * np.pi * random.uniform(4, 6) * times + random.uniform(0, 6.3))
         motion.angles[:, COLUMN[name]] += 0.04 * tremor * wave
 
 

@@ -117,12 +117,13 @@ def _follow(random: np.random.Generator, root: np.ndarray, dive: dives.Dive, sha
     place = np.array([side * distance, dive.height * random.uniform(0.35, 0.9) + 1.0, random.uniform(0, 4)])
     aim = root.copy()
     aim[:, 1] = np.maximum(aim[:, 1], random.uniform(0.3, 0.6))
-    width = FPS * _SUBFRAMES // 6
-    padded = np.concatenate([np.repeat(aim[:1], width, 0), aim, np.repeat(aim[-1:], width // 4, 0)])
-    total = np.cumsum(padded, axis=0)
-    smooth = (total[width:] - total[:-width]) / width
-    lag = random.integers(0, width // 4 + 1)
-    aim = smooth[lag : lag + count] + _wander(random, count, 0.05)
+    half = FPS * _SUBFRAMES // 8
+    padded = np.concatenate([np.repeat(aim[:1], half, 0), aim, np.repeat(aim[-1:], half, 0)])
+    total = np.cumsum(np.concatenate([np.zeros((1, 3)), padded]), axis=0)
+    smooth = (total[2 * half :] - total[: -2 * half])[:count] / (2 * half)
+    lag = int(random.integers(0, 4))
+    smooth = np.concatenate([np.repeat(smooth[:1], lag, 0), smooth])[:count]
+    aim = smooth + _wander(random, count, 0.05)
     range_m = np.linalg.norm(aim - place, axis=1)
     tall = shape.leg + shape.trunk + shape.neck + shape.head + shape.upper_arm
     focal = SIZE[1] * random.uniform(0.66, 0.85) / tall * range_m.mean()
@@ -216,7 +217,7 @@ class _Pool:
 def _shadow(frame: np.ndarray, joints: np.ndarray) -> None:
     """A dark patch on the floor under the feet."""
     feet = joints[[0, 5]]
-    middle = feet.mean(axis=0) + [0, 4]
+    middle = feet.mean(axis=0) + np.array([0, 4])
     reach = abs(feet[0, 0] - feet[1, 0]) / 2 + 12
     low, high = max(int(middle[1] - 6), 0), min(int(middle[1] + 7), SIZE[1])
     left, right = max(int(middle[0] - reach), 0), min(int(middle[0] + reach), SIZE[0])
