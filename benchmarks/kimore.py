@@ -4,7 +4,9 @@
 
 Trains the non-expert on the controls of the training split (no label is read), the expert on one
 exercise at a time, and scores the test subjects once. The floors are the median of the training scores and
-extremely randomised trees on 157 simple statistics of the same recordings. DATA holds kimore_positions_f32.npz,
+extremely randomised trees on 157 simple statistics of the same recordings.
+
+DATA holds kimore_positions_f32.npz,
 kimore_samples.csv and subject_splits.csv; the copy has no time stamps, 25 frames per second are assumed.
 """
 
