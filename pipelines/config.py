@@ -111,9 +111,9 @@ class ExpertTrainConfig(TrainSection):
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
-    crop_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Shortest share of a recording shown in training, drawn anew each epoch; 1 = always all of it."""
-    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the encoder's features hidden from the expert, drawn anew for each clip and epoch."""
 
 

@@ -241,6 +241,7 @@ def _launch(spec: dict[str, Any], config: TrainSection) -> None:
     run_dir = Path(spec["run_dir"])
     problem = run_dir / "error.json"
     problem.unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "ray", ignore_errors=True)  # our checkpoints resume the run, not Ray's records
     with connect():
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
@@ -344,6 +345,7 @@ def _summary(run_dir: Path, motions: list[Motion], splits: dict[str, str]) -> di
         "epochs": len(rows),
         "best_epoch": description["best_epoch"],
         "best_val_loss": description["best_val_loss"],
+        "clips": len(motions),
         "train_clips": sum(splits[motion.subject] == "train" for motion in motions),
         "val_clips": sum(splits[motion.subject] == "val" for motion in motions),
         "train_subjects": list(splits.values()).count("train"),

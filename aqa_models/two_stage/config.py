@@ -51,7 +51,7 @@ class ExpertConfig:
 
     lstm_units: int = 100
     """Units per direction."""
-    pooling: Literal["last", "mean", "max"] = "last"
+    pooling: Literal["last", "mean", "max"] = "max"
     """What of the BiLSTM is scored: last forward and first backward state, or mean or maximum over time."""
     finetune_encoder: bool = False
     """False: the pretrained encoder stays frozen; True: trained at 0.1 of the learning rate."""

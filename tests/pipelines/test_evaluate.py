@@ -35,6 +35,8 @@ def run_dir(waving_tables, tmp_path):
         model=ExpertConfig(lstm_units=6, finetune_encoder=True),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         encoder_units=6,
+        crop_share=1.0,
+        feature_dropout=0.0,
         checkpoint_every=40,
     )
     fit.train_expert(*waving_tables, config, tmp_path / "run", None, {})

@@ -37,7 +37,8 @@ def pretraining(**changes) -> PretrainConfig:
 def scoring(**changes) -> ExpertTrainConfig:
     fast = OptimizerConfig(learning_rate=5e-3)
     settings = {"epochs": 6, "batch_size": 7, "checkpoint_every": 1, "sequence": SEQUENCE, "optimizer": fast}
-    return ExpertTrainConfig(**settings | {"model": ExpertConfig(lstm_units=6)} | changes)
+    plain = {"model": ExpertConfig(lstm_units=6), "crop_share": 1.0, "feature_dropout": 0.0}
+    return ExpertTrainConfig(**settings | plain | changes)
 
 
 def rows(run_dir: Path) -> list[dict]:
@@ -373,6 +374,7 @@ def assert_close_runs(a: Path, b: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(600)
 def test_two_ray_workers_pretrain_the_same_model_as_one_process(waving_tables, tmp_path, local_ray):
     fit.pretrain(*waving_tables, pretraining(epochs=3), tmp_path / "one", {})
     fit.pretrain(*waving_tables, pretraining(epochs=3, num_workers=2), tmp_path / "two", {})
@@ -382,6 +384,7 @@ def test_two_ray_workers_pretrain_the_same_model_as_one_process(waving_tables, t
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_ray_workers_train_the_same_expert_as_one_process(waving_tables, pretrained, tmp_path, local_ray):
     model = ExpertConfig(lstm_units=6, finetune_encoder=True)
     for name, workers in (("one", 0), ("two", 2)):
@@ -395,6 +398,7 @@ def test_two_ray_workers_train_the_same_expert_as_one_process(waving_tables, pre
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # Ray gives a worker with one core one thread
@@ -406,8 +410,9 @@ def test_one_ray_worker_is_the_process(waving_tables, tmp_path, local_ray):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_path, local_ray):
-    config = pretraining(epochs=40, checkpoint_every=1)
+    config = pretraining(epochs=15)
     fit.pretrain(*waving_tables, config, tmp_path / "whole", {})
     metrics = tmp_path / "killed" / "metrics.jsonl"
     killed = []
@@ -426,7 +431,7 @@ def test_a_killed_ray_worker_is_replaced_and_nothing_changes(waving_tables, tmp_
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    fit.pretrain(*waving_tables, pretraining(epochs=40, num_workers=2), tmp_path / "killed", {})
+    fit.pretrain(*waving_tables, pretraining(epochs=15, num_workers=2), tmp_path / "killed", {})
     thread.join(timeout=5)
     assert killed
     losses = [[row["loss"] for row in rows(tmp_path / name)] for name in ("whole", "killed")]
