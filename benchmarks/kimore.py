@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         before = time.perf_counter()
         second = ExpertTrainConfig(
             epochs=arguments.expert_epochs,
-            action_type=exercise,
+            action_types=(exercise,),
             model=ExpertConfig(finetune_encoder=arguments.finetune),
             optimizer=OptimizerConfig(learning_rate=1e-3),
             seed=arguments.seed,

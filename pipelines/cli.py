@@ -300,7 +300,7 @@ def expert(
 ) -> Any:
     """Phase 2: the expert learns scores on top of a pretrained encoder.
 
-    Example: aqa train expert --store store --name es5 --pretrained runs/base --action-type Es5
+    Example: aqa train expert --store store --name es5 --pretrained runs/base --action-types Es5
 
     Parameters
     ----------

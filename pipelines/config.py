@@ -106,8 +106,8 @@ class ExpertTrainConfig(TrainSection):
     epochs: Annotated[int, Field(ge=1)] = 1000
     batch_size: Annotated[int, Field(ge=2)] = 25
     model: ExpertConfig = ExpertConfig()
-    action_type: str = ""
-    """Train on this action type only, e.g. Es5; empty = all."""
+    action_types: tuple[str, ...] = ()
+    """Train on these action types only, e.g. Es1,Es5; empty = all."""
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2

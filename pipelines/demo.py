@@ -35,6 +35,7 @@ CONFIG = Config(
         sequence=_SEQUENCE,
         optimizer=OptimizerConfig(learning_rate=3e-3),
         model=ExpertConfig(lstm_units=24, finetune_encoder=True),
+        action_types=("Es1", "Es2", "Es5"),
     ),
     tracking=TrackingConfig(experiment="demo"),
 )

@@ -93,8 +93,8 @@ def train_expert(
     Args:
         pretrained: run folder of `pretrain`; None = an encoder with random weights of config.encoder_units.
 
-    Other arguments, result and errors: see `pretrain`. Clips without a score, and of another action type
-    than config.action_type if that is given, are left out.
+    Other arguments, result and errors: see `pretrain`. Clips without a score, and of other action
+    types than config.action_types if any are given, are left out.
     """
     if pretrained is not None:
         _, description = load_bundle(pretrained, "nonexpert")
@@ -111,13 +111,13 @@ def train_expert(
     motions = [
         motion
         for motion in load_motions(_without_test(clips), poses)
-        if motion.score is not None and config.action_type in ("", motion.action_type)
+        if motion.score is not None and (not config.action_types or motion.action_type in config.action_types)
     ]
     if not motions:
         kinds = sorted({str(kind) for kind in clips["action_type"].to_pylist()})
         raise DataError(
             "clips table",
-            f"no training clip has a score, a pose and action type {config.action_type!r}",
+            f"no training clip has a score, a pose and an action type of {list(config.action_types)}",
             f"action types there are: {', '.join(kinds)}",
         )
     return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking)

@@ -316,8 +316,8 @@ def test_scores_that_cannot_be_learned_are_refused(waving_tables, pretrained, tm
     clips = with_values(waving_tables[0], "score", lambda r: 5.0)
     with pytest.raises(DataError, match="action type 'wave': has 16 training scores, all of one value"):
         fit.train_expert(clips, waving_tables[1], scoring(), tmp_path / "a", pretrained, {})
-    with pytest.raises(DataError, match="action type 'wawe'. action types there are: wave"):
-        fit.train_expert(*waving_tables, scoring(action_type="wawe"), tmp_path / "b", pretrained, {})
+    with pytest.raises(DataError, match="an action type of .'wawe'.. action types there are: wave"):
+        fit.train_expert(*waving_tables, scoring(action_types=("wawe",)), tmp_path / "b", pretrained, {})
 
 
 def test_an_encoder_of_another_input_is_refused(waving_tables, pretrained, tmp_path):
