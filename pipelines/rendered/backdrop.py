@@ -48,8 +48,8 @@ def add_occluder(random: np.random.Generator, size: tuple[int, int]) -> tuple[np
     return colours, mask[..., None]
 
 
-def random_colour(random: np.random.Generator) -> tuple[int, int, int]:
-    """Any colour, muted more often than bright."""
+def random_colour(random: np.random.Generator) -> tuple[int, ...]:
+    """Any RGB colour, muted more often than bright."""
     grey = random.uniform(20, 235)
     spread = random.choice([6, 25, 70])
     return tuple(int(v) for v in np.clip(grey + random.normal(0, spread, 3), 0, 255))

@@ -6,6 +6,7 @@ light, which shades it across. Points are drawn in 1/16 pixel with anti-aliased 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -76,7 +77,7 @@ def _colour(random: np.random.Generator) -> np.ndarray:
     """A random cloth colour: from black over saturated to white."""
     if random.random() < 0.35:
         return np.full(3, random.uniform(15, 235)) + random.normal(0, 8, 3)
-    hsv = np.uint8([[[random.integers(180), random.integers(90, 256), random.integers(60, 250)]]])
+    hsv = np.array([[[random.integers(180), random.integers(90, 256), random.integers(60, 250)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(float)
 
 
@@ -255,7 +256,7 @@ def _hull_layers(points: np.ndarray, light: np.ndarray) -> list[np.ndarray]:
     return [centre + (hull - centre) * (0.35 + 0.65 * s) + (1 - s) * reach * light for s in _LAYERS]
 
 
-def _marks(posed: Posed, camera: Camera, look: Look) -> dict[int, object]:
+def _marks(posed: Posed, camera: Camera, look: Look) -> dict[int, Callable[[np.ndarray, int], None]]:
     """Drawings on top of a solid: a face on the head, a badge on the chest, a line down the back."""
     solids_before = 12 + len(_cloths(look))
     head, chest = solids_before + 1, solids_before + len(_head(posed, look)) + 1
@@ -271,7 +272,8 @@ def _cloths(look: Look) -> list[None]:
     return [None] * (2 * pieces)
 
 
-def _face(posed: Posed, camera: Camera, look: Look):
+def _face(posed: Posed, camera: Camera, look: Look) -> Callable[[np.ndarray, int], None]:
+    """Eyes, nose and mouth, each drawn where it faces the camera."""
     neck, top = posed.joints[:, _AT["upper_neck"]], posed.joints[:, _AT["head_top"]]
     up, forward, left = posed.head[:, :, 1], posed.head[:, :, 2], posed.head[:, :, 0]
     size, middle = posed.shape.head, 0.5 * (neck + top)
@@ -298,7 +300,7 @@ def _face(posed: Posed, camera: Camera, look: Look):
     return draw
 
 
-def _badge(posed: Posed, camera: Camera, look: Look):
+def _badge(posed: Posed, camera: Camera, look: Look) -> Callable[[np.ndarray, int], None]:
     """Front: a badge on cloth, or the chest's middle line on skin; back: the line of the spine."""
     thorax, pelvis = posed.joints[:, _AT["thorax"]], posed.joints[:, _AT["pelvis"]]
     up, forward, left = posed.chest[:, :, 1], posed.chest[:, :, 2], posed.chest[:, :, 0]

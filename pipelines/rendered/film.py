@@ -74,10 +74,10 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
     needs = number.half_somersaults / 2 + number.half_twists / 4 + number.armstand
     height = 10.0 if needs > 2.2 or random.random() < 0.5 else 3.0
     takeoff_s = random.uniform(0.40, 0.60)
-    fine = np.arange(3.2 * FPS * _SUBFRAMES) / (FPS * _SUBFRAMES)
-    shutter = np.floor(fine * FPS) / FPS + (np.arange(len(fine)) % _SUBFRAMES) * _SHUTTER / (FPS * _SUBFRAMES)
-    dive = dives.perform(random, number, faults, shape, shutter, height, takeoff_s)
-    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(fine) // _SUBFRAMES)
+    index = np.arange(int(3.2 * FPS) * _SUBFRAMES)
+    times = (index // _SUBFRAMES + (index % _SUBFRAMES) * _SHUTTER / _SUBFRAMES) / FPS
+    dive = dives.perform(random, number, faults, shape, times, height, takeoff_s)
+    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(index) // _SUBFRAMES)
     motion = dive.motion
     count = num_frames * _SUBFRAMES
     motion = Motion(motion.root[:count], motion.turn[:count], motion.angles[:count])
@@ -91,7 +91,7 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
             frame = scene.view(sub)
             pool.platform(frame, sub)
             figure.draw(frame, sub)
-            pool.water(frame, sub, sub / (FPS * _SUBFRAMES))
+            pool.water(frame, sub, float(times[sub]))
             total += frame
         frames[time] = total // _SUBFRAMES
     _sensor(random, frames)

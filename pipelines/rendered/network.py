@@ -81,7 +81,7 @@ def pose_network_config() -> Config:
         {"type": "TopdownAffine", "input_size": INPUT_SIZE},
         {"type": "PackPoseInputs"},
     ]
-    skeleton = Path(mmpose.__file__).parent / ".mim" / "configs" / "_base_" / "datasets" / "mpii.py"
+    skeleton = Path(str(mmpose.__file__)).parent / ".mim" / "configs" / "_base_" / "datasets" / "mpii.py"
     dataset = {
         "type": "MpiiDataset",
         "data_mode": "topdown",
