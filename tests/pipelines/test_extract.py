@@ -18,9 +18,9 @@ from pipelines.errors import DataError, StorageError, WriterError
 from pipelines.extract import extract
 from pipelines.rendered.dataset import render_dataset
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-CONFIG = ExtractConfig(clips_per_unit=2)
+CONFIG = ExtractConfig(clips_per_unit=2, decode_workers=1, pose_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def rendered(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(rendered, tmp_path_factory) -> Path:
+def undisturbed(rendered, tmp_path_factory, local_ray) -> Path:
     """A store extracted in one go."""
     path = tmp_path_factory.mktemp("undisturbed") / "store"
     result = extract(rendered, path, CONFIG)
@@ -62,8 +62,8 @@ def start(manifest: Path, store: Path) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path; from pipelines.config import ExtractConfig;"
         "from pipelines.extract import extract;"
-        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_unit=2),"
-        " progress=lambda line: print(line, flush=True))"
+        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_unit=2, decode_workers=1,"
+        " pose_workers=1), progress=lambda line: print(line, flush=True))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(manifest), str(store)],
