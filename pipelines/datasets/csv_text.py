@@ -45,7 +45,7 @@ def read_csv(path: Path, problems: Problems) -> tuple[list[str], Iterator[Row]]:
     for line, cells in islice(rows, MAX_COMMENTS):
         if cells and not cells[0].startswith("#") and any(cells):
             _check_header(path, line, cells)
-            return cells, _checked(path, rows, len(cells), problems)
+            return cells, _checked(path, rows, cells, problems)
     raise DataError(
         path, "there is no header line", "start the file with a line of column names, e.g. uri,score"
     )
@@ -111,7 +111,8 @@ def _check_header(path: Path, line: int, names: list[str]) -> None:
         )
 
 
-def _checked(path: Path, rows: Iterator[Row], width: int, problems: Problems) -> Iterator[Row]:
+def _checked(path: Path, rows: Iterator[Row], names: list[str], problems: Problems) -> Iterator[Row]:
+    width = len(names)
     for number, (line, cells) in enumerate(rows):
         if number >= MAX_ROWS:
             raise DataError(
@@ -128,10 +129,17 @@ def _checked(path: Path, rows: Iterator[Row], width: int, problems: Problems) ->
             problems.add(
                 where, f"at most {MAX_FIELD} characters in a field, not {longest:,}", "shorten the field"
             )
-        elif bad := next(filter(_control_character, cells), None):
+        elif bad := next(
+            (cell for name, cell in zip(names, cells, strict=True) if _refused(name, cell)), None
+        ):
             problems.add(where, "text on one line without control characters", "remove them", value=bad)
         else:
             yield line, cells
+
+
+def _refused(name: str, cell: str) -> bool:
+    # A file may be called anything, so what a uri holds is the file system's business.
+    return name != "uri" and _control_character(cell)
 
 
 def _control_character(text: str) -> bool:

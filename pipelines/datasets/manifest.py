@@ -219,6 +219,7 @@ def _default_ids(columns: Columns) -> list[str | None]:
 def _stem(uri: str) -> str:
     """Name of the file without suffix; empty where the uri names no file."""
     stem = posixpath.splitext(posixpath.basename(uri.rstrip("/")))[0]
+    stem = "".join("_" if unicodedata.category(char) in ("Cc", "Cs") else char for char in stem)
     return "" if stem in (".", "..") else unicodedata.normalize("NFC", stem)
 
 

@@ -63,6 +63,16 @@ def test_only_uri_is_required(tmp_path: Path):
     assert all(table[name].null_count == 4 for name in CLIPS.names if name not in ("clip_id", "uri"))
 
 
+def test_a_file_may_have_any_name(tmp_path: Path):
+    path = tmp_path / "clips.csv"
+    path.write_text('uri\n"new\nline.mp4"\n-dash.mp4\nünï 🤸.mp4\n', encoding="utf-8")
+    rows = read_manifest(path).to_pylist()
+    assert [row["uri"] for row in rows] == [
+        str(tmp_path / name) for name in ("new\nline.mp4", "-dash.mp4", "ünï 🤸.mp4")
+    ]
+    assert [row["clip_id"] for row in rows] == ["new_line", "-dash", "ünï 🤸"]
+
+
 def test_every_column_is_read_from_csv_and_parquet_alike(tmp_path: Path):
     from_csv = read_manifest(write_rows(tmp_path / "a.csv", [FULL]))
     pq.write_table(pa.Table.from_pylist([FULL]), tmp_path / "a.parquet")
