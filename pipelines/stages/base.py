@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-# A worker that dies is replaced and its rows are done again; a machine that kills workers
+# A worker that dies is replaced and its rows are done again; rows that kill their worker
 # again and again must end the run instead of being tried for ever (Ray Data's default).
-MAX_RESTARTS = 5
+MAX_RETRIES = 5
 
 
 class Stage(Protocol):
@@ -74,7 +74,7 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
 
-    # Restart limits have no named parameter yet; the warning is about Ray 2.64, we pin 2.60.
+    # The limit has no named parameter yet; the warning is about Ray 2.64, we pin 2.60.
     warnings.simplefilter("ignore", RayDeprecationWarning)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -93,7 +93,6 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
             compute=ray.data.ActorPoolStrategy(size=pool.workers),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=MAX_RESTARTS,
+            max_task_retries=MAX_RETRIES,
         )
     yield from dataset.iter_rows()
