@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 INPUT_SIZE = (192, 192)
 """Width and height of the network's input in pixels."""
 WEIGHTS = Path(__file__).with_name("pose_network.safetensors")
-PADDING = 1.25
+PADDING = 1.1
 """The athlete's box grows by this factor before it is cut out."""
 
 # Index of the same joint on the other side, MPII order.
