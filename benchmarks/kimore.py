@@ -6,14 +6,13 @@ Trains the non-expert on the controls of the training split (no label is read), 
 exercise at a time, and scores the test subjects once. The floors are the median of the training scores and
 extremely randomised trees on 157 simple statistics of the same recordings.
 
-DATA holds kimore_positions_f32.npz,
-kimore_samples.csv and subject_splits.csv; the copy has no time stamps, 25 frames per second are assumed.
+DATA holds kimore_positions_f32.npz, kimore_samples.csv and subject_splits.csv, or the official folders and
+subject_splits.csv; arrays have no time stamps, so the sensor's nominal 30 frames per second are assumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import tempfile
@@ -28,55 +27,12 @@ from aqa_models.metrics import bootstrap_interval, mae, rmse, spearman_rho
 from aqa_models.skeletons import skeleton
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
 from pipelines.config import EvaluateConfig, ExpertTrainConfig, OptimizerConfig, PretrainConfig
+from pipelines.data import import_
 from pipelines.evaluate import evaluate_tables
 from pipelines.fit import pretrain, train_expert
 from pipelines.motion import Motion, load_motions
-from pipelines.schema import CLIPS, POSES, empty_row
 
-RATE_HZ = 25.0  # recordings divided by the whole-second length of their videos: median 25.1
 CONTROLS = ("Expert", "NotExpert")
-
-
-def kimore_tables(data: Path, split: str) -> tuple[pa.Table, pa.Table]:
-    """CLIPS and POSES of all 383 recordings; subjects outside the split list are left out."""
-    with (data / "subject_splits.csv").open() as file:
-        sides = {row["subject"]: row["part"] for row in csv.DictReader(file) if row["repeat"] == split}
-    with (data / "kimore_samples.csv").open() as file:
-        samples = [row for row in csv.DictReader(file) if row["subject"] in sides]
-    arrays = np.load(data / "kimore_positions_f32.npz", allow_pickle=False)
-    clips, poses = [], []
-    for sample in samples:
-        xyz = arrays[sample["sample"]]
-        clips.append(
-            empty_row(
-                CLIPS,
-                clip_id=sample["sample"],
-                uri=sample["sample"],
-                dataset="kimore",
-                subject_id=sample["subject"],
-                group=sample["group"],
-                action_type=f"Es{sample['exercise']}",
-                score=float(sample["TS"]) if sample["TS"] else None,
-                split=sides[sample["subject"]],
-            )
-        )
-        poses.append(
-            empty_row(
-                POSES,
-                clip_id=sample["sample"],
-                person=0,
-                status="ok",
-                attempts=1,
-                skeleton="kinect25",
-                unit="m",
-                num_frames=xyz.shape[0],
-                num_joints=xyz.shape[1],
-                num_coordinates=xyz.shape[2],
-                time_s=np.arange(len(xyz)) / RATE_HZ,
-                keypoints=xyz.ravel(),
-            )
-        )
-    return pa.Table.from_pylist(clips, schema=CLIPS), pa.Table.from_pylist(poses, schema=POSES)
 
 
 def simple_statistics(motion: Motion) -> np.ndarray:
@@ -120,7 +76,7 @@ def extra_trees_floor(clips: pa.Table, poses: pa.Table, exercise: str, seed: int
 def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The whole benchmark; returns what is printed."""
     started = time.perf_counter()
-    clips, poses = kimore_tables(arguments.data, arguments.split)
+    clips, poses, _ = import_("kimore", arguments.data, split_index=int(arguments.split))
     provenance = {"source": "kimore_positions_f32.npz", "split": arguments.split}
     units = arguments.units
     sizes = NonExpertConfig(
@@ -189,7 +145,7 @@ def main() -> None:
     """Parses, runs, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the KIMORE arrays")
-    parser.add_argument("--split", default="1", help="`repeat` in subject_splits.csv, 0 to 9")
+    parser.add_argument("--split", default="0", help="`repeat` in subject_splits.csv, 0 to 9")
     parser.add_argument("--exercises", default="Es1,Es2,Es3,Es4,Es5", help="comma-separated")
     parser.add_argument("--units", type=int, default=128, help="encoder and decoder units")
     parser.add_argument("--pretrain-epochs", type=int, default=40)

@@ -244,9 +244,10 @@ def inspect_(store: Path, *, call: _Call) -> Any:
     store
         Folder of the feature store.
     """
-    from pipelines import store as verb
+    from pipelines import audit as verb
 
-    return verb.inspect(store)
+    tables = verb.inspect(store)
+    return Result(tables, text="\n".join(verb.inspect_lines(tables)))
 
 
 @store_app.command
@@ -260,7 +261,7 @@ def verify(store: Path, *, call: _Call) -> Any:
     store
         Folder of the feature store.
     """
-    from pipelines import store as verb
+    from pipelines import audit as verb
 
     return verb.verify(store)
 

@@ -62,6 +62,7 @@ class OptimizerConfig(Section):
     """Adam with a stepwise decay."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Step size at the start (paper: 3e-4)."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Factor applied 20 times over the training (paper: decay rate 0.9; see docs/papers.md)."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
@@ -72,10 +73,13 @@ class TrainSection(Section):
     """What pretraining and the expert share."""
 
     epochs: Annotated[int, Field(ge=1)]
+    """Passes over the training clips."""
     batch_size: Annotated[int, Field(ge=2)]
+    """Clips per step, over all workers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     sequence: SequenceConfig = SequenceConfig()
     seed: int = 0
+    """Of weights, order, pace and masks; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
     use_gpu: bool = False
@@ -92,7 +96,9 @@ class PretrainConfig(TrainSection):
     """`aqa train pretrain`: the non-expert learns pace and inpainting from healthy motion."""
 
     epochs: Annotated[int, Field(ge=1)] = 300
+    """Passes over the training clips (paper: 300)."""
     batch_size: Annotated[int, Field(ge=2)] = 55
+    """Clips per step, over all workers (paper: 55)."""
     model: NonExpertConfig = NonExpertConfig()
     groups: tuple[str, ...] = ()
     """Learn from these groups only, e.g. Expert,NotExpert (the healthy subjects of KIMORE); empty = all."""
@@ -104,7 +110,9 @@ class ExpertTrainConfig(TrainSection):
     """`aqa train expert`: scores motion on top of the pretrained encoder."""
 
     epochs: Annotated[int, Field(ge=1)] = 1000
+    """Passes over the training clips (paper: 1000)."""
     batch_size: Annotated[int, Field(ge=2)] = 25
+    """Clips per step, over all workers (paper: 25)."""
     model: ExpertConfig = ExpertConfig()
     action_types: tuple[str, ...] = ()
     """Train on these action types only, e.g. Es1,Es5; empty = all."""
@@ -123,6 +131,7 @@ class EvaluateConfig(Section):
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of subjects for the 95 % interval."""
     seed: int = 0
+    """Of the resamples."""
 
 
 class TrackingConfig(Section):
@@ -131,6 +140,7 @@ class TrackingConfig(Section):
     uri: str = ""
     """Tracking URI; empty = MLFLOW_TRACKING_URI, else mlflow.db beside the run."""
     experiment: str = "aqa"
+    """Name of the MLflow experiment the run belongs to."""
 
 
 class Config(Section):

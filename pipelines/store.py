@@ -163,9 +163,7 @@ class Table:
         try:
             return DeltaTable(self.path, version=version)
         except DeltaError as error:
-            raise CorruptError(
-                self.path, f"the transaction log cannot be read ({error})", _RESTORE
-            ) from error
+            raise CorruptError(self.path, f"the transaction log cannot be read ({error})", RESTORE) from error
 
     def _read_file(self, name: str, columns: list[str] | None, clip_ids: set[str] | None) -> pa.Table:
         filters = None if clip_ids is None else [("clip_id", "in", clip_ids)]
@@ -178,12 +176,12 @@ class Table:
                 partitioning=None,
             )
         except FileNotFoundError:
-            raise CorruptError(self.path / name, "the file is missing", _RESTORE) from None
+            raise CorruptError(self.path / name, "the file is missing", RESTORE) from None
         except (pa.ArrowException, OSError) as error:
-            raise CorruptError(self.path / name, f"the file is damaged ({error})", _RESTORE) from error
+            raise CorruptError(self.path / name, f"the file is damaged ({error})", RESTORE) from error
 
 
-_RESTORE = "Restore it from a copy, or delete the table's folder and run the same command again"
+RESTORE = "Restore it from a copy, or delete the table's folder and run the same command again"
 
 
 class Writer:
@@ -345,39 +343,6 @@ def spec_key(spec: dict) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:12]
 
 
-def inspect(path: Path) -> list[dict]:
-    """One row per table: rows, accepted, rejected by code, files, bytes, version, meaning of its key."""
-    store = open_store(path)
-    result = [_describe("clips", store.clips, {})]
-    for key in store.pose_keys():
-        result.append(_describe(f"poses/{key}", store.poses(key), store.spec(key)))
-    return result
-
-
-def verify(path: Path) -> dict:
-    """Check every file's sha256, uniqueness of rows and coverage of the clips table.
-
-    Raises:
-        CorruptError: naming the first fault, when there is one.
-    """
-    store = open_store(path)
-    tables = [store.clips] + [store.poses(key) for key in store.pose_keys()]
-    faults = [fault for table in tables for fault in table.verify()]
-    if faults:
-        raise CorruptError(path, f"{len(faults)} faults, first: {faults[0]}", _RESTORE)
-    planned = set(store.clips.read(columns=["clip_id"]).column("clip_id").to_pylist())
-    done: set[str] = set()
-    for table in tables[1:]:
-        done.update(table.read(columns=["clip_id"]).column("clip_id").to_pylist())
-    return {
-        "files": sum(len(table.file_names()) for table in tables),
-        "faults": 0,
-        "clips": len(planned),
-        "clips_without_poses": len(planned - done),
-        "orphan_files": sum(len(table.orphans()) for table in tables),
-    }
-
-
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a refusal of the file system into a StorageError that names it and the space left."""
@@ -401,28 +366,6 @@ def _free(path: Path) -> str:
         path = path.parent
     stat = os.statvfs(path)
     return f"{stat.f_bavail * stat.f_frsize / 1e6:.1f} MB free"
-
-
-def _describe(name: str, table: Table, spec: dict) -> dict:
-    if "status" not in table.schema.names:
-        ok, codes = table.read(columns=["clip_id"]).num_rows, {}
-    else:
-        rows = table.read(columns=["status", "error_code"]).to_pylist()
-        ok, codes = sum(row["status"] == "ok" for row in rows), {}
-        for row in rows:
-            if row["status"] != "ok":
-                codes[row["error_code"]] = codes.get(row["error_code"], 0) + 1
-    files = table.file_names()
-    return {
-        "table": name,
-        "version": table.version(),
-        "ok": ok,
-        "rejected": sum(codes.values()),
-        "by_code": dict(sorted(codes.items())),
-        "files": len(files),
-        "bytes": sum((table.path / file).stat().st_size for file in files if (table.path / file).is_file()),
-        "spec": spec,
-    }
 
 
 def _key_columns(schema: pa.Schema) -> list[str]:

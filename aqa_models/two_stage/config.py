@@ -29,10 +29,15 @@ class NonExpertConfig:
     encoder_units: int = 1000
     """Units per direction of the bidirectional GRU (paper: 1000)."""
     encoder_layers: int = 2
+    """Layers of the encoder (paper: 2)."""
     decoder_units: int = 1000
+    """Units of the inpainting decoder, a GRU (paper: 1000)."""
     decoder_layers: int = 2
+    """Layers of the inpainting decoder (paper: 2)."""
     pace_units: int = 1000
+    """Units of the pace head's hidden layer (paper: 1000)."""
     discriminator_units: int = 200
+    """Units of the discriminator, a GRU (paper: 200)."""
     paces: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0)
     """Classes of the pace task: share of the frames that is stretched back to full length."""
     pace_weight: float = 0.2

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines import audit
 from pipelines import store as stores
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError, StorageError, WriterError
@@ -151,7 +152,7 @@ def test_a_killed_driver_loses_and_doubles_nothing(rendered, undisturbed, tmp_pa
     result = _extract_when_free(rendered, store)
     assert result["already_done"] == done
     assert_same_rows(store, undisturbed)
-    stores.verify(store)
+    audit.verify(store)
 
 
 def _extract_when_free(manifest: Path, store: Path) -> dict:
@@ -173,7 +174,7 @@ def test_killed_workers_are_replaced(rendered, undisturbed, tmp_path):
     output = driver.communicate(timeout=240)[0]
     assert driver.returncode == 0, output
     assert_same_rows(store, undisturbed)
-    stores.verify(store)
+    audit.verify(store)
 
 
 def _workers(session: int) -> list[int]:

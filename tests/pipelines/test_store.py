@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines import audit
 from pipelines import store as stores
 from pipelines.errors import CorruptError, DataError, StorageError, WriterError
 from pipelines.schema import CLIPS, POSES, empty_row
@@ -152,7 +153,7 @@ def test_a_flipped_bit_is_found(store, position):
     data[int(len(data) * position)] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptError, match=f"{path.name}: the bytes do not match the recorded sha256"):
-        stores.verify(store.path)
+        audit.verify(store.path)
 
 
 def test_a_missing_file_is_named(store):
@@ -164,7 +165,7 @@ def test_a_missing_file_is_named(store):
     with pytest.raises(CorruptError, match=f"{path.name}: the file is missing"):
         table.read()
     with pytest.raises(CorruptError, match=f"1 faults, first: .*{path.name}: the file is missing"):
-        stores.verify(store.path)
+        audit.verify(store.path)
 
 
 def test_verify_counts_coverage_and_orphans(store):
@@ -173,7 +174,7 @@ def test_verify_counts_coverage_and_orphans(store):
     with table.writer() as writer:
         writer.commit([table.write_file(poses("a"))])
         table.write_file(poses("b"))  # a killed driver never committed this
-    result = stores.verify(store.path)
+    result = audit.verify(store.path)
     assert result == {"files": 2, "faults": 0, "clips": 2, "clips_without_poses": 1, "orphan_files": 1}
 
 
