@@ -103,8 +103,8 @@ class DiveNumber:
         """Degree of difficulty in tenths.
 
         A simple approximation of the official table from somersaults, twists, position and kind of start;
-        its mean absolute difference from the difficulties listed in FineDiving is 0.15
-        (tests/pipelines/rendered/test_dives.py).
+        its coefficients were fitted to the difficulties listed in FineDiving and rounded, and the mean
+        absolute difference of 0.15 is on these same dives (tests/pipelines/rendered/test_dives.py).
         """
         somersaults, twists = self.half_somersaults / 2, self.half_twists / 2
         value = 0.9 + 0.55 * somersaults + 0.15 * max(0.0, somersaults - 3) + 0.35 * twists
