@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError, StorageError
 from pipelines.stages import decode, pose
-from pipelines.store import FileFacts, Store, Table, Writer, open_store
+from pipelines.store import FileFacts, Store, Table, Writer, open_store, spec_key
 
 if TYPE_CHECKING:
     from pipelines.stages.base import Pool
@@ -55,12 +55,21 @@ def extract(
     Raises:
         DataError: more than `config.max_reject_share` of the clips were rejected (all rows are kept).
     """
+    from pipelines.datasets.manifest import read_manifest
+
+    given = None if source is None else read_manifest(source)
     model = pose.find_pose_model(config.pose_config, config.weights)
-    store = open_store(store_path, create=source is not None)
-    clips = _clips_of(source, store, dry_run)
     spec = _spec(config, model)
+    if dry_run and given is not None and not (store_path / "store.json").is_file():
+        return _forecast(given, given.num_rows, spec)
+    store = open_store(store_path, create=given is not None)
+    clips = _clips_to_decode(store) if given is None else given
     if dry_run:
-        return _dry_run(store, clips, spec, retry_rejected)
+        table = store.poses(spec_key(spec))
+        todo = _plan(clips, table, retry_rejected)[0] if table.exists() else clips
+        return _forecast(clips, todo.num_rows, spec)
+    if given is not None:
+        store.put_clips(given)
     table = store.create_poses(spec)
     with table.writer() as writer:
         planned, outdated = _plan(clips, table, retry_rejected)
@@ -73,18 +82,11 @@ def extract(
     return result
 
 
-def _clips_of(source: Path | None, store: Store, dry_run: bool) -> pa.Table:
-    """The clips to work on: those of the manifest, or all of the store that need decoding."""
-    if source is not None:
-        from pipelines.datasets.manifest import read_manifest
-
-        clips = read_manifest(source)
-        if not dry_run:
-            store.put_clips(clips)
-        return clips
+def _clips_to_decode(store: Store) -> pa.Table:
+    """All clips of the store but those whose keypoints were imported."""
     imported: set[str] = set()
     for key in store.pose_keys():
-        if store.spec(key)["kind"] == "imported poses":
+        if store.spec(key).get("stage") == "import":
             imported.update(store.poses(key).read(columns=["clip_id"]).column("clip_id").to_pylist())
     clips = store.clips.read()
     keep = [clip_id not in imported for clip_id in clips.column("clip_id").to_pylist()]
@@ -228,13 +230,9 @@ def _summary(table: Table, clips: pa.Table, planned: int, counts: Counter, secon
     }
 
 
-def _dry_run(store: Store, clips: pa.Table, spec: dict, retry_rejected: bool) -> dict:
-    from pipelines.store import spec_key
-
-    table = store.poses(spec_key(spec))
-    todo = _plan(clips, table, retry_rejected)[0].num_rows if table.exists() else clips.num_rows
+def _forecast(clips: pa.Table, todo: int, spec: dict) -> dict:
     return {
-        "table": f"poses/{table.path.name}",
+        "table": f"poses/{spec_key(spec)}",
         "clips": clips.num_rows,
         "would_compute": todo,
         "already_done": clips.num_rows - todo,

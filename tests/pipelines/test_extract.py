@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import audit
+from pipelines import audit, data
 from pipelines import store as stores
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError, StorageError, WriterError
@@ -94,12 +94,24 @@ def test_a_second_run_does_nothing(undisturbed, rendered):
     assert result["version"] == version
 
 
-def test_a_dry_run_writes_nothing(rendered, tmp_path):
-    store = stores.open_store(tmp_path / "store", create=True)
-    result = extract(rendered, store.path, CONFIG, dry_run=True)
+def test_a_dry_run_writes_nothing(rendered, undisturbed, tmp_path):
+    result = extract(rendered, tmp_path / "store", CONFIG, dry_run=True)
     assert (result["would_compute"], result["already_done"]) == (10, 0)
-    assert store.pose_keys() == []
-    assert store.clips.read().num_rows == 0
+    assert not (tmp_path / "store").exists()
+    result = extract(rendered, undisturbed, CONFIG, dry_run=True)
+    assert (result["would_compute"], result["already_done"]) == (0, 10)
+
+
+def test_a_wrong_manifest_makes_no_store(tmp_path):
+    with pytest.raises(DataError, match="none.csv: the file does not exist"):
+        extract(tmp_path / "none.csv", tmp_path / "store", CONFIG)
+    assert not (tmp_path / "store").exists()
+
+
+def test_imported_keypoints_are_not_decoded(waving_tables, tmp_path):
+    data.put(tmp_path / "store", "keypoints", *waving_tables)
+    result = extract(None, tmp_path / "store", CONFIG)
+    assert (result["clips"], result["computed"]) == (0, 0)
 
 
 def test_broken_files_become_rows_and_stop_nobody(rendered, tmp_path):
