@@ -55,7 +55,7 @@ class AqaError(Exception):
         self.where, self.cause, self.remedy = str(where), cause, remedy
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.cause}. {self.remedy}."
+        return f"{self.where}: {self.cause}. {self.remedy[:1].upper()}{self.remedy[1:]}."
 
 
 class ConfigError(AqaError):

@@ -110,7 +110,7 @@ def test_bundle_round_trip_and_refusals(tmp_path):
     tensors, description = load_bundle(tmp_path, "expert")
     assert (tensors["w"] == 1).all()
     assert description["kind"] == "expert"
-    with pytest.raises(ConfigError, match="is a model of kind 'expert'. give a model of kind 'nonexpert'"):
+    with pytest.raises(ConfigError, match="is a model of kind 'expert'. Give a model of kind 'nonexpert'"):
         load_bundle(tmp_path, "nonexpert")
     with pytest.raises(ConfigError, match="holds no trained model"):
         load_bundle(tmp_path / "nowhere", "expert")

@@ -216,7 +216,7 @@ def test_cluster_errors_get_their_exit_codes():
 
     assert as_aqa_error(ClusterUnavailable("h:1", "x", "y")).exit_code == 5
     assert as_aqa_error(InsecureCluster("h:1", "x", "y")).exit_code == 8
-    assert str(as_aqa_error(InsecureCluster("h:1", "x", "y"))) == "h:1: x. y."
+    assert str(as_aqa_error(InsecureCluster("h:1", "x", "y"))) == "h:1: x. Y."
 
 
 def test_errors_without_a_meaning_are_bugs():

@@ -144,10 +144,10 @@ def test_import_of_a_manifest_has_no_poses(tmp_path: Path):
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"kimroe: unknown kind of data\. did you mean 'kimore'"):
+    with pytest.raises(ConfigError, match=r"kimroe: unknown kind of data\. Did you mean 'kimore'"):
         import_("kimroe", tmp_path)
     with pytest.raises(
-        ConfigError, match=r"unknown kind of data\. choose one of: manifest, kimore, keypoints"
+        ConfigError, match=r"unknown kind of data\. Choose one of: manifest, kimore, keypoints"
     ):
         import_("xyz", tmp_path)
     with pytest.raises(ConfigError, match="this kind of data says itself what it holds"):

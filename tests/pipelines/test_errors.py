@@ -31,7 +31,7 @@ def test_text_names_place_cause_and_remedy():
 @pytest.mark.parametrize("kind", [c for c in errors.AqaError.__subclasses__() if c is not errors.ClipError])
 def test_errors_survive_a_process_boundary(kind):
     error = pickle.loads(pickle.dumps(kind("a", "b", "c")))
-    assert (type(error), str(error)) == (kind, "a: b. c.")
+    assert (type(error), str(error)) == (kind, "a: b. C.")
 
 
 def test_clip_error_survives_a_process_boundary():

@@ -123,5 +123,5 @@ def test_wrong_questions_are_refused(waving_tables, run_dir, tmp_path):
     with pytest.raises(ConfigError, match="holds no trained model"):
         evaluate_tables(tmp_path / "nowhere", clips, poses, CONFIG)
     (run_dir / "metrics.json").write_text("{")
-    with pytest.raises(CorruptError, match="metrics.json: is not readable as JSON. delete it"):
+    with pytest.raises(CorruptError, match="metrics.json: is not readable as JSON. Delete it"):
         evaluate_tables(run_dir, clips, poses, CONFIG)

@@ -141,6 +141,7 @@ def test_broken_files_become_rows_and_stop_nobody(rendered, tmp_path):
     assert (result["computed"], result["ok"], result["rejected"]) == (4, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_changed_range_is_computed_anew(rendered, tmp_path):
     video = sorted(rendered.parent.rglob("*.mp4"))[0]
     manifest = tmp_path / "clips.csv"
@@ -209,6 +210,7 @@ def _kill(pid: int) -> int:
     return pid
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_a_clear_error_and_the_rest_follows(rendered, undisturbed, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -272,7 +272,7 @@ def test_a_subject_in_two_splits_is_refused(waving_tables, tmp_path):
 
 def test_an_unknown_split_is_refused(waving_tables, tmp_path):
     clips = with_values(waving_tables[0], "split", lambda r: "dev" if r["clip_id"] == "P03_1" else r["split"])
-    with pytest.raises(DataError, match="clip P03_1: has split 'dev'. use train, val, test"):
+    with pytest.raises(DataError, match="clip P03_1: has split 'dev'. Use train, val, test"):
         fit.pretrain(clips, waving_tables[1], pretraining(), tmp_path / "run", {})
 
 
@@ -289,7 +289,7 @@ def test_pretraining_on_test_subjects_is_refused(waving_tables, tmp_path):
 def test_groups_choose_who_is_learned_from(waving_tables, tmp_path):
     summary = fit.pretrain(*waving_tables, pretraining(epochs=1, groups=("control",)), tmp_path / "run", {})
     assert (summary["train_subjects"], summary["val_subjects"]) == (4, 1)
-    with pytest.raises(DataError, match=r"a group of \['controls'\]. groups there are: control, patient"):
+    with pytest.raises(DataError, match=r"a group of \['controls'\]. Groups there are: control, patient"):
         fit.pretrain(*waving_tables, pretraining(groups=("controls",)), tmp_path / "none", {})
 
 
@@ -316,7 +316,7 @@ def test_scores_that_cannot_be_learned_are_refused(waving_tables, pretrained, tm
     clips = with_values(waving_tables[0], "score", lambda r: 5.0)
     with pytest.raises(DataError, match="action type 'wave': has 16 training scores, all of one value"):
         fit.train_expert(clips, waving_tables[1], scoring(), tmp_path / "a", pretrained, {})
-    with pytest.raises(DataError, match="an action type of .'wawe'.. action types there are: wave"):
+    with pytest.raises(DataError, match="an action type of .'wawe'.. Action types there are: wave"):
         fit.train_expert(*waving_tables, scoring(action_types=("wawe",)), tmp_path / "b", pretrained, {})
 
 

@@ -105,8 +105,8 @@ def test_wrong_tracking_states_are_named(tmp_path: Path, states: dict, message: 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"skeleton": "coco71"}, "unknown skeleton 'coco71'. choose one of: coco17, mpii16"),
-        ({"unit": "cm"}, r"unknown unit 'cm'\. choose px \(pixels\) or m \(metres\)"),
+        ({"skeleton": "coco71"}, "unknown skeleton 'coco71'. Choose one of: coco17, mpii16"),
+        ({"unit": "cm"}, r"unknown unit 'cm'\. Choose px \(pixels\) or m \(metres\)"),
         ({"rate_hz": 0.0}, "0.0 Hz is no frame rate"),
         ({"rate_hz": float("nan")}, "nan Hz is no frame rate"),
     ],

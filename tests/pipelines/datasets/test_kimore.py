@@ -176,7 +176,7 @@ def test_the_sheet_of_another_exercise_folder_serves_too(tmp_path: Path):
 
 def test_folders_that_are_not_kimore(tmp_path: Path):
     with pytest.raises(
-        DataError, match=r"this folder holds neither CG nor GPP\. give the folder that holds CG/Expert"
+        DataError, match=r"this folder holds neither CG nor GPP\. Give the folder that holds CG/Expert"
     ):
         read_kimore(tmp_path)
     (tmp_path / "CG" / "Expert" / "E_ID1").mkdir(parents=True)

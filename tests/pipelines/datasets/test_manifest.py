@@ -160,7 +160,7 @@ def test_all_problems_come_in_one_error_with_the_lines_of_the_file(tmp_path: Pat
     assert "line 7: expected 4 fields as in the header, not 2" in message
     assert "line 5, column split: found 'test', expected every subject in one split" in message
     assert "but s1 is in 'train' on line 3; move" in message
-    assert "nothing was imported" in message
+    assert "Nothing was imported" in message
 
 
 def test_one_clip_twice_is_named_with_both_lines(tmp_path: Path):
@@ -171,12 +171,12 @@ def test_one_clip_twice_is_named_with_both_lines(tmp_path: Path):
 @pytest.mark.parametrize(
     ("column", "hint"),
     [
-        ("Score", "did you mean 'score'"),
-        ("subject", "did you mean 'subject_id'"),
-        ("video", "did you mean 'uri'"),
-        ("start", "did you mean 'start_s'"),
-        ("difficulties", "did you mean 'difficulty'"),
-        ("zzz", "delete the column"),
+        ("Score", "Did you mean 'score'"),
+        ("subject", "Did you mean 'subject_id'"),
+        ("video", "Did you mean 'uri'"),
+        ("start", "Did you mean 'start_s'"),
+        ("difficulties", "Did you mean 'difficulty'"),
+        ("zzz", "Delete the column"),
     ],
 )
 def test_an_unknown_column_is_refused_with_the_nearest_name(tmp_path: Path, column: str, hint: str):
@@ -185,7 +185,7 @@ def test_an_unknown_column_is_refused_with_the_nearest_name(tmp_path: Path, colu
 
 
 def test_the_required_column_and_rows(tmp_path: Path):
-    with pytest.raises(DataError, match=r"the column 'uri' is absent\. add it; found: score"):
+    with pytest.raises(DataError, match=r"the column 'uri' is absent\. Add it; found: score"):
         read_manifest(write(tmp_path, "score\n1\n"))
     with pytest.raises(DataError, match="there are no clips below the header"):
         read_manifest(write(tmp_path, "uri,score\n"))

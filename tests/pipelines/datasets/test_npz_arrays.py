@@ -108,7 +108,7 @@ def test_hostile_archives_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="this is no npz file"):
         NpzArrays(path)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"this is one array\. save named arrays with np\.savez"):
+    with pytest.raises(DataError, match=r"this is one array\. Save named arrays with np\.savez"):
         NpzArrays(tmp_path / "one.npy")
     zipfile.ZipFile(path, "w").close()
     with pytest.raises(DataError, match="the file holds 0 arrays"):

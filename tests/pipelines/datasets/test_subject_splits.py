@@ -34,7 +34,7 @@ def test_the_chosen_repeat_fills_the_column(tmp_path: Path):
 
 
 def test_faults_are_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"there is no split number 7\. choose one of: 0, 1"):
+    with pytest.raises(ConfigError, match=r"there is no split number 7\. Choose one of: 0, 1"):
         read_splits(write(tmp_path, SPLITS), 7)
     with pytest.raises(DataError, match=r"line 6, column subject: found 's1', .*but line 2 says train; keep"):
         read_splits(write(tmp_path, SPLITS + "0,s1,A,test\n"), 0)
