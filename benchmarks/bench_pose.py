@@ -2,7 +2,7 @@
 
     python benchmarks/bench_pose.py [--out FILE]
 
-Both read the same clips with the same network and weights in the same run. The peer decodes with decord
+Both read the same clips with the same network and weights in the same run. The peer decodes with PyAV
 and calls `mmpose.apis.inference_topdown` once per frame, as MMPose's demos do. Runs alternate, medians
 are printed. The pipeline's time is that of the whole run: start of Ray, decoding, both passes of the
 guard, pose, files and commits; the steady rate leaves the start of Ray and of the actors out.
@@ -20,12 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 from pipelines.config import ExtractConfig
 from pipelines.extract import extract
 from pipelines.rendered.dataset import render_dataset
-from pipelines.stages import pose
+from pipelines.stages import mmpose_compat, pose
 
 
 def measure_pipeline(clips: Path, folder: Path) -> dict:
@@ -49,20 +47,24 @@ def measure_pipeline(clips: Path, folder: Path) -> dict:
 
 def measure_peer(videos: list[Path], limit: int) -> dict:
     """MMPose called on one frame at a time, whole frame as box."""
-    import decord
-    from mmpose.apis import inference_topdown
+    import av
+    import torch
 
     model = pose.find_pose_model(pose.SHIPPED, None)
-    network = pose.PoseNetwork(model, "cpu").network
+    mmpose_compat.install()
+    from mmpose.apis import inference_topdown, init_model
+
+    torch.set_flush_denormal(True)  # the pipeline has it too
+    network = init_model(pose.read_pose_config(model.name), None, device="cpu")
+    mmpose_compat.load_weights(network, model.weights)
     frames, started = 0, time.monotonic()
     for video in videos:
-        reader = decord.VideoReader(str(video))
-        for _ in range(len(reader)):
-            picture = reader.next().asnumpy()
-            inference_topdown(network, np.ascontiguousarray(picture[..., ::-1]))
-            frames += 1
-            if frames == limit:
-                return {"frames": frames, "fps": frames / (time.monotonic() - started)}
+        with av.open(str(video)) as container:
+            for frame in container.decode(video=0):
+                inference_topdown(network, frame.to_ndarray(format="bgr24"))
+                frames += 1
+                if frames == limit:
+                    return {"frames": frames, "fps": frames / (time.monotonic() - started)}
     return {"frames": frames, "fps": frames / (time.monotonic() - started)}
 
 
