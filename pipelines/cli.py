@@ -409,7 +409,6 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
         logger = logging.getLogger(package)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-    logging.getLogger("mlflow").setLevel(max(level, logging.WARNING))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # Ray reads it at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
