@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def print_table(told: dict[str, Any]) -> None:
     """One line per exercise and model."""
-    print(f"KIMORE, split {told['split']}, skeleton only, test subjects scored once")
+    print(f"KIMORE, split {told['split']}, skeleton only, test subjects")
     print(f"{'':6} {'model':14} {'n':>3} {'Spearman (95 % by subject)':>28} {'MAE':>6} {'RMSE':>6}")
     for exercise, found in told["exercises"].items():
         ours, trees = found["two_stage"], found["extra_trees"]

@@ -109,7 +109,7 @@ class PoseNetwork:
         init_default_scope("mmpose")
         self.network = build_pose_estimator(config.model).to(device)
         mmpose_compat.load_weights(self.network, model.weights)
-        # Measured on CPU with RTMPose-t: 2.2 times the frames per second, keypoints equal to 1e-3 px.
+        # Faster on a CPU (docs/decisions.md); keypoints stay equal to 1e-3 px (test_pose.py).
         self.network.backbone = fuse_conv_bn(self.network.backbone)
         self.network.to(memory_format=torch.channels_last).eval()
 
