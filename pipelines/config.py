@@ -34,24 +34,54 @@ class Section(BaseModel):
 
 
 class ExtractConfig(Section):
-    """`aqa extract`: video -> poses in the store."""
+    """`aqa extract`: video -> poses or appearance features in the store."""
 
+    kind: Literal["pose", "i3d", "c3d_fc6", "static", "frames"] = "pose"
+    """What to extract: poses, features of an appearance network, or JPEG frames for fine-tuning."""
     sampling: Annotated[str, Field(pattern=r"^(all|fps:\d+(\.\d+)?|uniform:\d+)$")] = "all"
     """Frames taken of each clip: all, fps:10 (nearest time stamps), or uniform:96."""
     pose_config: str = "aqa-rendered"
-    """Name of a top-down config in the MMPose zoo, or aqa-rendered for the network in the package."""
+    """Name of a config in the MMPose zoo, or aqa-rendered for the network in the package."""
     weights: Path | None = None
     """Weights file (.safetensors or .pth, tensors only); required unless pose_config is aqa-rendered."""
+    random_weights: bool = False
+    """Let an appearance network run without a weights file; the key and its spec say so."""
+    static_model: str = "regnety_002"
+    """timm network of kind static."""
+    detector_config: str = ""
+    """Config of the MMDetection zoo that finds people; empty = box of the clips table, or whole frame."""
+    detector_weights: Path | None = None
+    """Its weights file, tensors only."""
+    detector_every: Annotated[int, Field(ge=1)] = 1
+    """Detect in every n-th sampled frame; boxes in between are interpolated."""
+    athlete: Annotated[str, Field(pattern=r"^(most_motion|largest|nearest_centre|track:\d+)$")] = (
+        "most_motion"
+    )
+    """Who is the athlete: most_motion, largest, nearest_centre, or track:3."""
+    people: Annotated[int, Field(ge=1)] = 1
+    """Most people per clip, one row each, the athlete first."""
+    flip_test: bool = False
+    """Average each pose with that of the mirrored crop: twice the work, a little more accurate."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the networks; auto = bf16 where the processor or GPU multiplies it natively."""
+    compile: bool = False
+    """torch.compile the networks (minutes at the start; for long runs on a GPU)."""
+    smoothing: Literal["none", "repair", "smooth"] = "none"
+    """repair = replace outliers and unsure joints in time; smooth = also filter (docs/decisions.md)."""
     frames_per_batch: Annotated[int, Field(ge=1)] = 64
     """Frames per forward pass, across clips."""
     clips_per_unit: Annotated[int, Field(ge=1)] = 8
-    """Clips per Parquet file and commit."""
+    """Clips per call of a network, and least number of clips per Parquet file and commit."""
+    auto: bool = False
+    """Measure about 20 clips first and size the pools from that."""
     decode_workers: Annotated[int, Field(ge=0)] = 0
     """Decode processes; 0 = from the cores there are."""
     pose_workers: Annotated[int, Field(ge=0)] = 0
-    """Pose actors; 0 = from the GPUs or cores there are."""
+    """Network actors; 0 = from the GPUs or cores there are."""
+    referee_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of the clips whose every frame PyAV checks; 1 = all of them."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """Wall-clock limit for one clip."""
+    """Longest wait for the next frames of a clip, seconds."""
     decode_memory_mb: Annotated[int, Field(ge=256)] = 3000
     """Address-space limit of one decode process."""
     max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.5

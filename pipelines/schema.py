@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _column(name: str, kind: pa.DataType, meaning: str, *, required: bool = False) -> pa.Field:
@@ -40,22 +40,48 @@ CLIPS = pa.schema(
     ]
 )
 
+# Where the pixels of a row came from, in every table that extraction fills.
+_SOURCE = [
+    _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
+    _column("source_bytes", pa.int64(), "size of the source file; a file of another size is read anew"),
+    _column("source_mtime_ns", pa.int64(), "its modification time; if it differs, the sha256 decides"),
+    _column("decoder", _STRING, "decord, pyav, or the import adapter"),
+    _column("decoder_note", _STRING, "why not decord, or what the referee found"),
+    _column("width_px", pa.int32(), "width of the upright frame; empty for 3-D keypoints"),
+    _column("height_px", pa.int32(), "height of the upright frame"),
+]
+
+# What a row of poses, people or features begins with.
+_RESULT = [
+    _column("status", _STRING, "ok or rejected", required=True),
+    _column("error_code", _STRING, "key of pipelines.errors.REJECT_CODES; empty if ok"),
+    _column("error_message", _STRING, "what was found, for people; empty if ok"),
+    _column("attempts", pa.int32(), "how often the clip was tried", required=True),
+    _column("clip_digest", _STRING, "hash of range and boxes: a changed clip is computed anew"),
+    _column("uri", _STRING, "where the clip was read from"),
+]
+
+# Which of the people in the picture a row is about, and how surely.
+_PERSON = [
+    _column("track_id", pa.int32(), "number of the person's track in the clip; empty without a detector"),
+    _column("id_switches", pa.int32(), "frames where the track's box jumps to where another person was"),
+    _column("missing_share", _DOUBLE, "share of the frames in which the person was not detected, 0 to 1"),
+    _column("mean_confidence", _DOUBLE, "mean over frames and joints (poses) or boxes (people), 0 to 1"),
+]
+
 # One row per planned clip and person; a clip that failed has one row with status = rejected.
 POSES = pa.schema(
     [
         _column("clip_id", _STRING, "the clip", required=True),
-        _column("person", pa.int32(), "0 for the chosen athlete", required=True),
-        _column("status", _STRING, "ok or rejected", required=True),
-        _column("error_code", _STRING, "key of pipelines.errors.REJECT_CODES; empty if ok"),
-        _column("error_message", _STRING, "what was found, for people; empty if ok"),
-        _column("attempts", pa.int32(), "how often the clip was tried", required=True),
-        _column("clip_digest", _STRING, "hash of range and box: a changed clip is computed anew"),
-        _column("uri", _STRING, "where the clip was read from"),
-        _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
-        _column("decoder", _STRING, "decord, pyav, or the import adapter"),
-        _column("decoder_note", _STRING, "why not decord, or what the referee found"),
-        _column("width_px", pa.int32(), "width of the upright frame; empty for 3-D keypoints"),
-        _column("height_px", pa.int32(), "height of the upright frame"),
+        _column(
+            "person", pa.int32(), "0 for the chosen athlete, then 1, 2, ... by the choice rule", required=True
+        ),
+        *_RESULT,
+        *_SOURCE,
+        *_PERSON,
+        _column(
+            "jitter_px", _DOUBLE, "median length of the joints' second differences, px per frame squared"
+        ),
         _column("skeleton", _STRING, "name in aqa_models.skeletons, e.g. mpii16, kinect25"),
         _column("unit", _STRING, "px (upright frame, origin top left) or m (camera frame, y up)"),
         _column("num_frames", pa.int32(), "T"),
@@ -66,6 +92,42 @@ POSES = pa.schema(
         _column("keypoints", _FLOATS, "(T, J, C) in `unit`; NaN = joint not available"),
         _column("confidence", _FLOATS, "(T, J) in [0, 1]"),
         _column("box", _FLOATS, "(T, 4) x1 y1 x2 y2 in px; empty for imported keypoints"),
+    ]
+)
+
+# One row per clip and tracked person, written by the detection pass; poses take their boxes from here.
+PEOPLE = pa.schema(
+    [
+        _column("clip_id", _STRING, "the clip", required=True),
+        _column("person", pa.int32(), "rank by the choice rule, 0 = the athlete", required=True),
+        *_RESULT,
+        *_SOURCE,
+        *_PERSON,
+        _column("num_frames", pa.int32(), "T, frames in which the person has a box"),
+        _column("frame_index", pa.list_(pa.int32()), "(T,) index of each frame in the file, display order"),
+        _column("time_s", pa.list_(_DOUBLE), "(T,) seconds from the start of the file"),
+        _column("box", _FLOATS, "(T, 4) x1 y1 x2 y2, px of the upright frame"),
+        _column(
+            "box_score", _FLOATS, "(T,) the detector's score, 0 to 1; NaN = filled in between detections"
+        ),
+    ]
+)
+
+# One row per clip of an appearance network.
+FEATURES = pa.schema(
+    [
+        _column("clip_id", _STRING, "the clip", required=True),
+        _column("person", pa.int32(), "0", required=True),
+        *_RESULT,
+        *_SOURCE,
+        _column("num_frames", pa.int32(), "T, frames shown to the network"),
+        _column("frame_index", pa.list_(pa.int32()), "(T,) index of each frame in the file, display order"),
+        _column("time_s", pa.list_(_DOUBLE), "(T,) seconds from the start of the file"),
+        _column("num_segments", pa.int32(), "S: windows of i3d and c3d_fc6, frames of static"),
+        _column("num_channels", pa.int32(), "D: 1024 of i3d, 4096 of c3d_fc6, 368 of static RegNetY-200MF"),
+        _column("segment_start", pa.list_(pa.int32()), "(S,) first frame of each segment, position in (T,)"),
+        _column("features", _FLOATS, "(S, D), rounded to half precision"),
+        _column("jpeg", pa.list_(pa.binary()), "(T,) JPEG pictures of 200 x 112 px, only of kind frames"),
     ]
 )
 
@@ -82,7 +144,15 @@ PREDICTIONS = pa.schema(
     ]
 )
 
-TABLES = {"clips": CLIPS, "poses": POSES, "predictions": PREDICTIONS}
+
+def parts_of(schema: pa.Schema) -> pa.Schema:
+    """Rows on their way to a table: a long clip is several rows, numbered by `part`; `last` ends it."""
+    return schema.append(pa.field("part", pa.int32())).append(pa.field("last", pa.bool_()))
+
+
+POSE_PARTS, PEOPLE_PARTS, FEATURE_PARTS = parts_of(POSES), parts_of(PEOPLE), parts_of(FEATURES)
+
+TABLES = {"clips": CLIPS, "poses": POSES, "people": PEOPLE, "features": FEATURES, "predictions": PREDICTIONS}
 
 
 def empty_row(schema: pa.Schema, **values: object) -> dict[str, object]:

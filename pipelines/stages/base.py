@@ -27,8 +27,8 @@ class Stage(Protocol):
         """Make what `process` needs, once per actor."""
         ...
 
-    def process(self, state: Any, rows: pa.Table) -> pa.Table:
-        """Turn rows into rows. Must be safe to repeat."""
+    def process(self, state: Any, rows: pa.Table) -> Iterator[pa.Table]:
+        """Turn rows into tables of rows, one after another. Must be safe to repeat."""
         ...
 
 
@@ -57,10 +57,18 @@ class _Actor:
     def __init__(self, stages: tuple[Stage, ...]):
         self.stages = [(stage, stage.setup()) for stage in stages]
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        for stage, state in self.stages:
-            rows = stage.process(state, rows)
-        return rows
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        yield from _chain(self.stages, rows)
+
+
+def _chain(stages: list[tuple[Stage, Any]], rows: pa.Table) -> Iterator[pa.Table]:
+    """Each table of the first stage goes through the others before the next one is made."""
+    if not stages:
+        yield rows
+        return
+    (stage, state), *others = stages
+    for table in stage.process(state, rows):
+        yield from _chain(others, table)
 
 
 def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterator[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
-from pipelines.schema import POSES, empty_row
+from pipelines.schema import POSE_PARTS, empty_row
 from pipelines.stages.decode import box_to_center_scale, fix_aspect
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class PoseStage:
         torch.set_flush_denormal(True)  # measured: tiny activations slow CPU convolutions down manifold
         return PoseNetwork(self.model, "cuda" if self.use_gpu else "cpu")
 
-    def process(self, state: PoseNetwork, rows: pa.Table) -> pa.Table:
+    def process(self, state: PoseNetwork, rows: pa.Table) -> Iterator[pa.Table]:
         clips = rows.to_pylist()
         decoded = [clip for clip in clips if clip["status"] == "ok"]
         results = iter(_estimate(state, decoded, self.frames_per_batch))
@@ -179,7 +180,7 @@ class PoseStage:
             _pose_row(clip, self.model, *next(results)) if clip["status"] == "ok" else _rejected_row(clip)
             for clip in clips
         ]
-        return pa.Table.from_pylist(finished, schema=POSES)
+        yield pa.Table.from_pylist(finished, schema=POSE_PARTS)
 
 
 def _estimate(
@@ -193,11 +194,12 @@ def _estimate(
     frames = [np.frombuffer(clip["frames"], np.uint8).reshape(shape) for clip in clips]
     centers, scales = [], []
     for clip, images in zip(clips, frames, strict=True):
-        center, scale = box_to_center_scale(tuple(clip["crop_box"]), model.padding)
-        scale = fix_aspect(scale, model.width, model.height)
-        centers.append(np.repeat(center[None], len(images), 0))
-        scales.append(np.repeat(scale[None], len(images), 0))
-    crops, center, scale = np.concatenate(frames), np.concatenate(centers), np.concatenate(scales)
+        boxes = np.asarray(clip["box"], np.float32).reshape(len(images), 4)
+        for box in boxes:
+            center, scale = box_to_center_scale(tuple(box), model.padding)
+            centers.append(center)
+            scales.append(fix_aspect(scale, model.width, model.height))
+    crops, center, scale = np.concatenate(frames), np.stack(centers), np.stack(scales)
     parts = []
     for start in range(0, len(crops), frames_per_batch):
         batch = slice(start, start + frames_per_batch)
@@ -219,9 +221,8 @@ def _pose_row(clip: dict, model: PoseModel, keypoints: np.ndarray, confidence: n
         )
     num_frames, num_joints, num_coordinates = keypoints.shape
     return empty_row(
-        POSES,
+        POSE_PARTS,
         **{name: clip[name] for name in _CARRIED},
-        person=0,
         status="ok",
         skeleton=model.skeleton,
         unit="px",
@@ -232,16 +233,21 @@ def _pose_row(clip: dict, model: PoseModel, keypoints: np.ndarray, confidence: n
         time_s=clip["time_s"],
         keypoints=keypoints.ravel(),
         confidence=confidence.ravel(),
-        box=np.tile(np.asarray(clip["crop_box"], np.float32), num_frames),
+        box=clip["box"],
     )
 
 
 _CARRIED = (
     "clip_id",
+    "person",
+    "part",
+    "last",
     "attempts",
     "clip_digest",
     "uri",
     "source_sha256",
+    "source_bytes",
+    "source_mtime_ns",
     "decoder",
     "decoder_note",
     "width_px",
@@ -251,9 +257,8 @@ _CARRIED = (
 
 def _rejected_row(clip: dict) -> dict:
     return empty_row(
-        POSES,
+        POSE_PARTS,
         **{name: clip[name] for name in _CARRIED},
-        person=0,
         status="rejected",
         error_code=clip["error_code"],
         error_message=clip["error_message"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -36,15 +37,18 @@ class WriteStage:
     def setup(self) -> None:
         return None
 
-    def process(self, state: None, rows: pa.Table) -> pa.Table:
+    def process(self, state: None, rows: pa.Table) -> Iterator[pa.Table]:
+        yield pa.Table.from_pylist([self._write(rows)], schema=FACTS)
+
+    def _write(self, rows: pa.Table) -> dict:
         try:
             facts = self.table.write_file(rows)
         except StorageError as error:
             # Ray would wrap the exception beyond recognition; as a row it reaches the driver as it is.
             refusal = {"refusal": [error.where, error.cause, error.remedy]}
-            return pa.Table.from_pylist([dict.fromkeys(FACTS.names) | refusal], schema=FACTS)
+            return dict.fromkeys(FACTS.names) | refusal
         codes = Counter(code for code in rows.column("error_code").to_pylist() if code)
-        row = {
+        return {
             "name": facts.name,
             "sha256": facts.sha256,
             "size": facts.size,
@@ -54,4 +58,3 @@ class WriteStage:
             "rejected": list(codes.elements()),
             "refusal": None,
         }
-        return pa.Table.from_pylist([row], schema=FACTS)

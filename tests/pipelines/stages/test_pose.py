@@ -61,10 +61,17 @@ def decoded_row(name: str, frames: np.ndarray, box: tuple, **values) -> dict:
         "attempts": 1,
         "frame_index": list(range(len(frames))),
         "time_s": [index / 25 for index in range(len(frames))],
-        "crop_box": list(box),
+        "person": 0,
+        "part": 0,
+        "last": True,
+        "box": list(box) * len(frames),
         "frames": frames.tobytes(),
         **values,
     }
+
+
+def estimate(model: pose.PoseModel, network: pose.PoseNetwork, rows: pa.Table, batch: int = 8) -> pa.Table:
+    return pa.concat_tables(pose.PoseStage(model, batch, use_gpu=False).process(network, rows))
 
 
 @pytest.mark.parametrize("name", [RTMPOSE, HRNET, pose.SHIPPED])
@@ -82,7 +89,7 @@ def test_equals_mmpose_inference(name, weights):
     for box in boxes:
         expected = inference_topdown(reference, rgb[..., ::-1].copy(), np.asarray([box]))[0]
         rows = pa.Table.from_pylist([decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED)
-        row = pose.PoseStage(model, 64, use_gpu=False).process(network, rows).to_pylist()[0]
+        row = estimate(model, network, rows).to_pylist()[0]
         found = np.asarray(row["keypoints"]).reshape(row["num_frames"], row["num_joints"], 2)
         np.testing.assert_allclose(found[0], expected.pred_instances.keypoints[0], atol=1e-3)
 
@@ -93,12 +100,8 @@ def test_batches_across_clips_change_nothing(weights):
     box = (0.0, 0.0, 320.0, 240.0)
     frames = np.stack([crop(np.roll(image(), 9 * shift, 1), box, model) for shift in range(5)])
     clips = [decoded_row("a", frames[:2], box), decoded_row("b", frames[2:], box)]
-    small = pose.PoseStage(model, 1, use_gpu=False).process(
-        network, pa.Table.from_pylist(clips, schema=DECODED)
-    )
-    large = pose.PoseStage(model, 4, use_gpu=False).process(
-        network, pa.Table.from_pylist(clips, schema=DECODED)
-    )
+    rows = pa.Table.from_pylist(clips, schema=DECODED)
+    small, large = (estimate(model, network, rows, frames_per_batch) for frames_per_batch in (1, 4))
     assert small.column("num_frames").to_pylist() == [2, 3]
     for one, other in zip(small.to_pylist(), large.to_pylist(), strict=True):
         np.testing.assert_allclose(one["keypoints"], other["keypoints"], atol=1e-3)
@@ -112,14 +115,13 @@ def test_a_rejected_clip_passes_through_and_leaves_the_others_alone():
     good = decoded_row("good", crop(image(), box, model)[None], box)
     bad = dict.fromkeys(DECODED.names) | {
         "clip_id": "bad",
+        "person": 0,
         "status": "rejected",
         "attempts": 1,
         "error_code": "empty",
         "error_message": "zero bytes",
     }
-    rows = pose.PoseStage(model, 8, use_gpu=False).process(
-        network, pa.Table.from_pylist([bad, good], schema=DECODED)
-    )
+    rows = estimate(model, network, pa.Table.from_pylist([bad, good], schema=DECODED))
     assert rows.column("clip_id").to_pylist() == ["bad", "good"]
     assert rows.column("status").to_pylist() == ["rejected", "ok"]
     assert rows.column("error_code").to_pylist() == ["empty", None]
