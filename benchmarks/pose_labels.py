@@ -30,7 +30,6 @@ from pipelines.stages.pose import SHIPPED, PoseNetwork, find_pose_model, read_po
 
 DIVES = {"first": range(34), "second": range(34, 69), "third": range(69, 101)}
 """The sample's dives, by jumps of the image content (its README)."""
-SEED, STEPS = 0, 800
 
 
 def write_groups(path: Path) -> Path:
@@ -63,9 +62,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder finediving_pose_sample")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="pose_labels", help="prefix of the three runs")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--render-share", type=float, default=0.5)
+    parser.add_argument("--steps", type=int, default=PoseTrainConfig().steps)
+    parser.add_argument("--render-share", type=float, default=PoseTrainConfig().render_share)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -74,7 +73,7 @@ def main() -> None:
     groups = write_groups(arguments.runs / f"{arguments.name}_groups.csv")
     annotations, images = arguments.data / "annotations_examples.json", arguments.data / "images"
     config = PoseTrainConfig(
-        steps=arguments.steps, seed=arguments.seed, render_share=arguments.render_share
+        steps=arguments.steps, seed=arguments.seed, render_share=arguments.render_share, checkpoint_every=50
     )
     tuned = []
     for dive, frames in DIVES.items():

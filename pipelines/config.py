@@ -167,13 +167,13 @@ class EvaluateConfig(Section):
 class PoseTrainConfig(Section):
     """`aqa pose train`: fine-tunes a pose network on manual labels."""
 
-    steps: Annotated[int, Field(ge=1)] = 1500
+    steps: Annotated[int, Field(ge=1)] = 600
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 12
     """Views per step, over all workers."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """AdamW step size after 50 steps of warm-up; falls along a cosine."""
-    render_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    render_share: Annotated[float, Field(ge=0, le=1)] = 0.33
     """Share of the views that show rendered divers; the others show labelled frames."""
     seed: int = 0
     """Of renders, views and new layers; recorded with the run."""

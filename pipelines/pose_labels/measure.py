@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 LIMBS = [0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
 PELVIS, THORAX, NECK, HEAD = 6, 7, 8, 9
-# MPII has no official OKS constants: those of COCO (pycocotools) for the limbs; the pelvis as a hip, thorax
-# and neck as a shoulder, the top of the head as an ear's spread would be too strict, so as an elbow.
+# MPII has no official OKS constants. Limbs have those of COCO (pycocotools), the pelvis that of a hip, the
+# thorax that of a shoulder, neck and top of the head those of CrowdPose (0.079).
 SIGMAS = np.array(
-    [0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.072, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062]
+    [0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062]
 )  # fmt: skip
 
 
