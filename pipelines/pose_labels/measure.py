@@ -135,7 +135,7 @@ def oks_ap(labels: Sequence[Label], keypoints: np.ndarray, confidence: np.ndarra
         points = np.column_stack([keypoints[number - 1], np.ones(len(JOINTS))]).ravel().tolist()
         found.append(common | {"keypoints": points, "score": sure})
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
+        truth: Any = COCO()
         truth.dataset = {
             "info": {}, "images": [{"id": n} for n in range(1, len(labels) + 1)], "annotations": people,
             "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS)}],
