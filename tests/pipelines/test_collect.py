@@ -20,7 +20,8 @@ def part(name: str, number: int, frames: range, last: bool, person: int = 0, **v
     points = np.array([[[k, person], [-k, person]] for k in frames], np.float32)
     row = {
         "clip_id": name, "person": person, "status": "ok", "attempts": 1, "num_frames": len(frames),
-        "num_joints": 2, "num_coordinates": 2, "frame_index": list(frames), "time_s": [k / 10 for k in frames],
+        "num_joints": 2, "num_coordinates": 2, "frame_index": list(frames),
+        "time_s": [k / 10 for k in frames],
         "keypoints": points.ravel(), "confidence": np.ones(2 * len(frames), np.float32),
         "box": np.zeros(4 * len(frames), np.float32), "part": number, "last": last, **values,
     }  # fmt: skip
@@ -96,7 +97,8 @@ def test_segments_of_later_parts_start_after_the_frames_before():
     def features(number: int, frames: int, starts: list[int]) -> pa.Table:
         row = empty_row(
             FEATURE_PARTS, clip_id="c", person=0, status="ok", attempts=1, num_frames=frames,
-            num_segments=len(starts), num_channels=1, segment_start=starts, features=[float(s) for s in starts],
+            num_segments=len(starts), num_channels=1, segment_start=starts,
+            features=[float(s) for s in starts],
             part=number, last=number == 1,
         )  # fmt: skip
         return pa.Table.from_pylist([row], schema=FEATURE_PARTS)
