@@ -125,13 +125,10 @@ def join_parts(parts: list[pa.Table]) -> pa.Table:
     Lists are put one behind the other and counts are added; anything else is the same in every part.
     """
     columns = []
-    frames = [part.column("num_frames")[0].as_py() for part in parts]
     for field in parts[0].schema:
         pieces = [part.column(field.name) for part in parts]
         if pa.types.is_list(field.type):
             values = [piece.combine_chunks().flatten() for piece in pieces]
-            if field.name == "segment_start":
-                values = [pc.add(v, pa.scalar(sum(frames[:i]), v.type)) for i, v in enumerate(values)]
             flat = pa.concat_arrays(values)
             offsets = pa.array([0, len(flat)], pa.int32())
             columns.append(pa.ListArray.from_arrays(offsets, flat, type=field.type))

@@ -93,7 +93,7 @@ def test_an_error_of_one_person_rejects_the_clip_whatever_comes_later(tmp_path: 
     assert [(row["person"], row["status"]) for row in rows] == [(0, "rejected")]
 
 
-def test_segments_of_later_parts_start_after_the_frames_before():
+def test_segments_of_parts_are_put_one_behind_the_other():
     def features(number: int, frames: int, starts: list[int]) -> pa.Table:
         row = empty_row(
             FEATURE_PARTS, clip_id="c", person=0, status="ok", attempts=1, num_frames=frames,
@@ -103,8 +103,8 @@ def test_segments_of_later_parts_start_after_the_frames_before():
         )  # fmt: skip
         return pa.Table.from_pylist([row], schema=FEATURE_PARTS)
 
-    joined = collect.join_people([features(0, 32, [0, 16]), features(1, 16, [0])], 1)
+    joined = collect.join_people([features(0, 32, [0, 16]), features(1, 16, [32])], 1)
     assert joined is not None
     assert joined.column("segment_start").to_pylist() == [[0, 16, 32]]
     assert joined.column("num_segments").to_pylist() == [3]
-    assert joined.column("features").to_pylist() == [[0.0, 16.0, 0.0]]
+    assert joined.column("features").to_pylist() == [[0.0, 16.0, 32.0]]
