@@ -198,7 +198,7 @@ def test_a_snapshot_needs_one_pose_table_or_its_key(store):
 
 def test_a_newer_store_is_refused(store):
     (store.path / "store.json").write_text(json.dumps({"format": "aqa-store", "version": 99}))
-    with pytest.raises(StorageError, match="version 99, this program reads up to 1. Install a newer aqa"):
+    with pytest.raises(StorageError, match="version 99, this program reads up to 2. Install a newer aqa"):
         stores.open_store(store.path)
 
 
