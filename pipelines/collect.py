@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.store import Table, Writer
+from pipelines.table import Table, Writer
 
 MIN_SECONDS = 2.0
 MAX_SECONDS = 60.0

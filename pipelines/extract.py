@@ -6,10 +6,7 @@ Killed anywhere, the same command does the rest and nothing twice.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +20,8 @@ import pyarrow.compute as pc
 from pipelines.collect import Collector
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError
-from pipelines.kinds import Work, pose_work
+from pipelines.kinds import Work, find_work_of
+from pipelines.plan import Plan, find_work
 from pipelines.pools import (
     PROBE_CLIPS,
     Cost,
@@ -34,7 +32,8 @@ from pipelines.pools import (
     forecast,
     usual_sizes,
 )
-from pipelines.store import Store, Table, Writer, open_store, spec_key
+from pipelines.store import Store, open_store, spec_key
+from pipelines.table import Table, Writer
 
 Progress = Callable[[str], None]
 
@@ -48,7 +47,7 @@ def extract(
     retry_rejected: bool = False,
     progress: Progress = lambda line: None,
 ) -> dict:
-    """Estimate the poses of clips and keep them in the store.
+    """Extract poses or appearance features of clips and keep them in the store.
 
     Args:
         source: manifest (CSV or Parquet) whose clips are added to the store first; None = the clips there.
@@ -67,64 +66,35 @@ def extract(
     from pipelines.datasets.manifest import read_manifest
 
     given = None if source is None else read_manifest(source)
-    work = pose_work(config)
+    work = find_work_of(config)
     if dry_run and given is not None and not (store_path / "store.json").is_file():
-        return _dry_run(given, _new(given), work, config)
+        return _dry_run(
+            given, work, Table(store_path / work.family / spec_key(work.spec), work.schema), config
+        )
     store = open_store(store_path, create=given is not None)
     clips = _clips_to_decode(store) if given is None else given
     if dry_run:
-        table = store.poses(spec_key(work.spec))
-        todo = _plan(clips, table, retry_rejected)[0] if table.exists() else _new(clips)
-        return _dry_run(clips, todo, work, config)
+        return _dry_run(clips, work, store.table(work.family, spec_key(work.spec)), config, retry_rejected)
     if given is not None:
         store.put_clips(given)
-    table = store.create_poses(work.spec)
+    table = store.create(work.family, work.spec)
     with table.writer() as writer:
-        planned, outdated = _plan(clips, table, retry_rejected)
-        writer.remove(outdated)
-        report = _run(planned, work, table, writer, config, progress) if planned.num_rows else {}
-    result = _summary(table, clips, planned.num_rows) | report
+        plan = find_work(clips, table, retry_rejected=retry_rejected, progress=progress)
+        writer.replace(plan.outdated | plan.replaced, plan.adopted)
+        report = _run(plan.todo, work, table, writer, config, progress) if plan.todo.num_rows else {}
+    result = _summary(work, table, clips, plan) | report
     _refuse_too_many_rejects(result, config, store_path)
     return result
 
 
 def _clips_to_decode(store: Store) -> pa.Table:
     """All clips of the store but those whose keypoints were imported."""
-    imported: set[str] = set()
+    clips = store.clips.read()
     for key in store.pose_keys():
         if store.spec(key).get("stage") == "import":
-            imported.update(store.poses(key).read(columns=["clip_id"]).column("clip_id").to_pylist())
-    clips = store.clips.read()
-    keep = [clip_id not in imported for clip_id in clips.column("clip_id").to_pylist()]
-    return clips.filter(pa.array(keep, pa.bool_()))
-
-
-def _plan(clips: pa.Table, table: Table, retry_rejected: bool) -> tuple[pa.Table, set[str]]:
-    """Clips that have no row yet, and clips whose row is outdated and must go first."""
-    rows = table.read(columns=["clip_id", "status", "clip_digest"]).to_pylist()
-    known = {row["clip_id"]: row for row in rows}
-    todo, outdated = [], set()
-    for clip in clips.to_pylist():
-        clip["clip_digest"] = _clip_digest(clip)
-        row = known.get(clip["clip_id"])
-        changed = row is not None and row["clip_digest"] != clip["clip_digest"]
-        again = row is not None and retry_rejected and row["status"] == "rejected"
-        if row is None or changed or again:
-            todo.append(clip)
-        if changed or again:
-            outdated.add(clip["clip_id"])
-    schema = clips.schema.append(pa.field("clip_digest", pa.string()))
-    return pa.Table.from_pylist(todo, schema=schema), outdated
-
-
-def _new(clips: pa.Table) -> pa.Table:
-    return clips.append_column("clip_digest", pa.nulls(clips.num_rows, pa.string()))
-
-
-def _clip_digest(clip: dict) -> str:
-    """Hash of what of the clip row decides its poses: the range and the box, not where the file lies."""
-    names = ("start_s", "end_s", "box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
-    return hashlib.sha256(json.dumps([clip[name] for name in names]).encode()).hexdigest()[:16]
+            imported = store.poses(key).read(columns=["clip_id"]).column("clip_id")
+            clips = clips.filter(pc.invert(pc.is_in(clips.column("clip_id"), imported.combine_chunks())))
+    return clips
 
 
 def _run(
@@ -264,44 +234,49 @@ def _progress_line(done: int, planned: int, frames: int, seconds: float, rejecte
     )
 
 
-def _summary(table: Table, clips: pa.Table, planned: int) -> dict:
-    wanted = set(clips.column("clip_id").to_pylist())
-    rows = table.read(columns=["clip_id", "status", "error_code"]).to_pylist()
-    codes = Counter(row["error_code"] for row in rows if row["clip_id"] in wanted and row["error_code"])
+def _summary(work: Work, table: Table, clips: pa.Table, plan: Plan) -> dict:
+    rows = table.read(columns=["clip_id", "error_code"])
+    mine = rows.filter(pc.is_in(rows.column("clip_id"), clips.column("clip_id").combine_chunks()))
+    codes = Counter(code for code in mine.column("error_code").drop_null().to_pylist())
     return {
-        "table": f"poses/{table.path.name}",
+        "table": f"{work.family}/{table.path.name}",
         "version": table.version(),
-        "clips": len(wanted),
-        "computed": planned,
-        "already_done": len(wanted) - planned,
-        "ok": len(wanted) - sum(codes.values()),
-        "rejected": sum(codes.values()),
+        "clips": clips.num_rows,
+        "computed": plan.todo.num_rows,
+        "because": plan.reasons,
+        "already_done": plan.already_done,
+        "moved_or_renamed": plan.adopted.num_rows,
+        "ok": clips.num_rows - codes.total(),
+        "rejected": codes.total(),
         "by_code": dict(codes.most_common()),
     }
 
 
-def _dry_run(clips: pa.Table, todo: pa.Table, work: Work, config: ExtractConfig) -> dict:
+def _dry_run(
+    clips: pa.Table, work: Work, table: Table, config: ExtractConfig, retry_rejected: bool = False
+) -> dict:
     """What would be done, and from a probe of some clips what it would take."""
     from cluster.connect import connect
 
+    plan = find_work(clips, table, retry_rejected=retry_rejected)
     result = {
-        "table": f"{work.family}/{spec_key(work.spec)}",
+        "table": f"{work.family}/{table.path.name}",
         "clips": clips.num_rows,
-        "would_compute": todo.num_rows,
-        "already_done": clips.num_rows - todo.num_rows,
-        "cores": os.cpu_count(),
+        "would_compute": plan.todo.num_rows,
+        "because": plan.reasons,
+        "already_done": plan.already_done,
         "spec": work.spec,
     }
-    if todo.num_rows == 0:
+    if plan.todo.num_rows == 0:
         return result
-    sample = choose_probe(todo, _known_sizes(todo))
+    sample = choose_probe(plan.todo, _known_sizes(plan.todo))
     with connect():
         usual = _sizes(config)
-        cost, _ = _stream(
-            sample, work, replace(usual, decode=1, network=1), config, None, progress=lambda line: None
-        )
+        probing = replace(usual, decode=1, network=1)
+        cost, _ = _stream(sample, work, probing, config, None, progress=lambda line: None)
         sizes = _chosen(config, best_sizes(usual.cpus, usual.gpus, cost))
-    return result | {"probed": sample.num_rows} | forecast(todo.num_rows, sizes, cost).as_dict()
+    probed = {"probed_clips": sample.num_rows, "cores": sizes.cpus, "gpus": sizes.gpus}
+    return result | probed | forecast(plan.todo.num_rows, sizes, cost).as_dict()
 
 
 def _forecast_line(figures: dict) -> str:

@@ -23,6 +23,7 @@ class Work:
 
     Args:
         family: folder of its tables: poses, people or features/<kind>.
+        schema: of the table.
         spec: everything that decides the content of the rows; its hash is the table's key.
         decode: the first stage.
         network: the second stage, without knowing of a GPU yet.
@@ -30,6 +31,7 @@ class Work:
     """
 
     family: str
+    schema: pa.Schema
     spec: dict
     decode: DecodeStage
     network: Stage
@@ -38,6 +40,11 @@ class Work:
     def on_gpu(self, use_gpu: bool) -> Stage:
         """The network stage for workers with or without a GPU."""
         return replace(self.network, use_gpu=use_gpu)  # type: ignore[type-var]
+
+
+def find_work_of(config: ExtractConfig) -> Work:
+    """What the settings ask for."""
+    return pose_work(config)
 
 
 def pose_work(config: ExtractConfig) -> Work:
@@ -62,7 +69,7 @@ def pose_work(config: ExtractConfig) -> Work:
         memory_mb=config.decode_memory_mb,
     )
     network = pose.PoseStage(model, config.frames_per_batch, use_gpu=False)
-    return Work("poses", spec, stage, network, finish_poses)
+    return Work("poses", POSES, spec, stage, network, finish_poses)
 
 
 def finish_poses(rows: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import pytest
 from pipelines import collect
 from pipelines.kinds import finish_poses
 from pipelines.schema import FEATURE_PARTS, POSE_PARTS, POSES, empty_row
-from pipelines.store import Table
+from pipelines.table import Table
 
 
 def part(name: str, number: int, frames: range, last: bool, person: int = 0, **values: object) -> pa.Table:
