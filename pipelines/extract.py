@@ -182,9 +182,9 @@ def _pools(config: ExtractConfig, model: pose.PoseModel, table: Table) -> list[P
     share = cpus / (decode_workers + pose_workers)
     decode_stage = DecodeStage(
         sampling=config.sampling,
-        width=model.width,
-        height=model.height,
-        padding=model.padding,
+        picture=decode.Crop(model.width, model.height, model.padding),
+        frames_per_part=1 << 20,
+        referee_share=config.referee_share,
         timeout_s=config.decode_timeout_s,
         memory_mb=config.decode_memory_mb,
     )
