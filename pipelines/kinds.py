@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipelines.config import ExtractConfig
 from pipelines.schema import POSES
 from pipelines.stages import decode, pose
+from pipelines.stages.base import BLOCK_BYTES
 from pipelines.stages.crops import DecodeStage
 
 if TYPE_CHECKING:
@@ -60,14 +61,7 @@ def pose_work(config: ExtractConfig) -> Work:
         "skeleton": model.skeleton,
         "pose_version": pose.VERSION,
     }
-    stage = DecodeStage(
-        sampling=config.sampling,
-        width=model.width,
-        height=model.height,
-        padding=model.padding,
-        timeout_s=config.decode_timeout_s,
-        memory_mb=config.decode_memory_mb,
-    )
+    stage = _decode_stage(config, decode.Crop(model.width, model.height, model.padding))
     network = pose.PoseStage(model, config.frames_per_batch, use_gpu=False)
     return Work("poses", POSES, spec, stage, network, finish_poses)
 
@@ -75,6 +69,17 @@ def pose_work(config: ExtractConfig) -> Work:
 def finish_poses(rows: pa.Table) -> pa.Table:
     """Rows of the poses table."""
     return rows.select(POSES.names)
+
+
+def _decode_stage(config: ExtractConfig, picture: decode.Crop | decode.Resize) -> DecodeStage:
+    return DecodeStage(
+        sampling=config.sampling,
+        picture=picture,
+        frames_per_part=max(1, BLOCK_BYTES // (picture.width * picture.height * 3)),
+        referee_share=config.referee_share,
+        timeout_s=config.decode_timeout_s,
+        memory_mb=config.decode_memory_mb,
+    )
 
 
 def _decoding(config: ExtractConfig) -> dict:
