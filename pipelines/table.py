@@ -173,9 +173,13 @@ class Table:
             f"{self.path}: clip {row['clip_id']} is there {row['count_all']} times" for row in twice
         ]
 
-    def orphans(self) -> list[Path]:
-        """Files that no snapshot names, old ones included: left by killed attempts, read by nobody."""
-        named = self.named_files()
+    def orphans(self, keep_versions: int = 0) -> list[Path]:
+        """Files that no snapshot names: left by killed attempts, read by nobody.
+
+        Args:
+            keep_versions: number of newest snapshots that count; 0 = all there ever were.
+        """
+        named = self._recently_named(keep_versions) if keep_versions else self.named_files()
         attempts = list(self.path.glob(".attempt-*"))
         return attempts + [path for path in self.path.glob("part-*.parquet") if path.name not in named]
 
@@ -187,9 +191,14 @@ class Table:
                 if '"add"' in line:
                     named.add(json.loads(line).get("add", {}).get("path"))
         for entry in log.glob("*.checkpoint*.parquet"):
-            added = pq.read_table(entry, columns=["add.path"]).column("add")
-            named.update(pc.struct_field(added.combine_chunks(), "path").to_pylist())
+            for batch in pq.ParquetFile(entry).iter_batches(columns=["add.path"]):
+                named.update(pc.struct_field(batch.column("add"), "path").to_pylist())
         return named - {None}
+
+    def _recently_named(self, versions: int) -> set[str]:
+        newest = self.version()
+        oldest = max(0, newest - versions + 1)
+        return {name for version in range(oldest, newest + 1) for name in self.file_names(version)}
 
     def delta(self, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
@@ -228,6 +237,9 @@ class Table:
         return pa.concat_tables(found)
 
 
+_NOTHING_ADOPTED = pa.table({"old_clip_id": pa.array([], pa.string()), "clip_id": pa.array([], pa.string())})
+
+
 class Writer:
     """Commits files to a table; made by `Table.writer`, which holds the lock."""
 
@@ -256,7 +268,7 @@ class Writer:
         """Take the rows of these clips out (they changed, or shall be tried again), in one transaction."""
         self.replace(clip_ids)
 
-    def replace(self, outdated: set[str], adopted: pa.Table | None = None) -> None:
+    def replace(self, outdated: set[str], adopted: pa.Table = _NOTHING_ADOPTED) -> None:
         """Take rows out and keep others under a new name, in one transaction.
 
         Only the files that hold such rows are read, and one after another.
@@ -266,7 +278,6 @@ class Writer:
             adopted: `old_clip_id`, `clip_id`, and columns of the table that get a new value
                 (`pipelines.plan.ADOPTED`); a clip is adopted even if it is outdated.
         """
-        adopted = _NOTHING_ADOPTED if adopted is None else adopted
         renewed = set(adopted.column("clip_id").to_pylist())
         gone = pa.array(sorted((outdated | renewed) & self.committed), pa.string())
         taken = pa.array(sorted(set(adopted.column("old_clip_id").to_pylist())), pa.string())
@@ -337,9 +348,6 @@ class Writer:
         if missing:
             with storage_errors(self.table.path):
                 self._delta.alter.add_columns(missing)
-
-
-_NOTHING_ADOPTED = pa.table({"old_clip_id": pa.array([], pa.string()), "clip_id": pa.array([], pa.string())})
 
 
 def _renamed(rows: pa.Table, adopted: pa.Table) -> pa.Table:
