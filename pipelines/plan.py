@@ -88,8 +88,19 @@ def find_work(
         people: rows of the people table the boxes come from (PEOPLE_COLUMNS of schema PEOPLE); None = none.
         progress: receives a line while the content of files is compared.
     """
-    clips = clips.append_column("clip_digest", clip_digests(clips, people))
     rows = table.read(columns=ROW_COLUMNS) if table.exists() else _no_rows(table)
+    clips = clips.append_column("clip_digest", clip_digests(clips, people))
+    return compare(clips, rows, retry_rejected=retry_rejected, progress=progress)
+
+
+def compare(
+    clips: pa.Table,
+    rows: pa.Table,
+    *,
+    retry_rejected: bool = False,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """As `find_work`, given the rows (ROW_COLUMNS); `clips` has a column `clip_digest`."""
     rows = rows.combine_chunks()
     ids = _column(clips, "clip_id")
     at = pc.index_in(ids, value_set=_column(rows, "clip_id"))

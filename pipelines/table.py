@@ -36,6 +36,8 @@ _MAKE_ROOM = "Free space or fix permissions, then run the same command again; co
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 # Small enough to read a few rows of a large file, large enough that a million short rows are few groups.
 _ROW_GROUP_BYTES = 8 << 20
+SECONDS_BETWEEN_COMMITS = 2.0
+MAX_COMMIT_SHARE = 0.02
 # Training pins snapshots: the log is never shortened, whatever its age.
 _KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 
@@ -173,9 +175,13 @@ class Table:
             f"{self.path}: clip {row['clip_id']} is there {row['count_all']} times" for row in twice
         ]
 
-    def orphans(self) -> list[Path]:
-        """Files that no snapshot names, old ones included: left by killed attempts, read by nobody."""
-        named = self.named_files()
+    def orphans(self, keep_versions: int = 0) -> list[Path]:
+        """Files that no snapshot names: left by killed attempts, read by nobody.
+
+        Args:
+            keep_versions: number of newest snapshots that count; 0 = all there ever were.
+        """
+        named = self._recently_named(keep_versions) if keep_versions else self.named_files()
         attempts = list(self.path.glob(".attempt-*"))
         return attempts + [path for path in self.path.glob("part-*.parquet") if path.name not in named]
 
@@ -187,9 +193,14 @@ class Table:
                 if '"add"' in line:
                     named.add(json.loads(line).get("add", {}).get("path"))
         for entry in log.glob("*.checkpoint*.parquet"):
-            added = pq.read_table(entry, columns=["add.path"]).column("add")
-            named.update(pc.struct_field(added.combine_chunks(), "path").to_pylist())
+            for batch in pq.ParquetFile(entry).iter_batches(columns=["add.path"]):
+                named.update(pc.struct_field(batch.column("add"), "path").to_pylist())
         return named - {None}
+
+    def _recently_named(self, versions: int) -> set[str]:
+        newest = self.version()
+        oldest = max(0, newest - versions + 1)
+        return {name for version in range(oldest, newest + 1) for name in self.file_names(version)}
 
     def delta(self, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
@@ -228,6 +239,9 @@ class Table:
         return pa.concat_tables(found)
 
 
+_NOTHING_ADOPTED = pa.table({"old_clip_id": pa.array([], pa.string()), "clip_id": pa.array([], pa.string())})
+
+
 class Writer:
     """Commits files to a table; made by `Table.writer`, which holds the lock."""
 
@@ -235,6 +249,8 @@ class Writer:
         self.table = table
         self._delta = table.delta()
         self._add_missing_columns()
+        self._waiting: list[FileFacts] = []
+        self._due = time.monotonic() + SECONDS_BETWEEN_COMMITS
         self.committed: set[str] = set(table.read(columns=["clip_id"]).column("clip_id").to_pylist())
 
     def commit(self, files: Iterable[FileFacts]) -> int:
@@ -252,11 +268,30 @@ class Writer:
             self._transact(added, [])
         return sum(facts.rows for facts in added)
 
+    def take(self, facts: FileFacts) -> None:
+        """Commit this file now or with others a little later, so that commits cost little of the time.
+
+        A killed driver loses what was taken and not committed: about two seconds of work, or fifty times what
+        a commit takes. Call `flush` at the end.
+        """
+        self._waiting.append(facts)
+        if time.monotonic() >= self._due:
+            self.flush()
+
+    def flush(self) -> int:
+        """Commit the files taken so far; the number of rows that became visible."""
+        started = time.monotonic()
+        rows = self.commit(self._waiting)
+        self._waiting = []
+        took = time.monotonic() - started
+        self._due = started + max(SECONDS_BETWEEN_COMMITS, took / MAX_COMMIT_SHARE)
+        return rows
+
     def remove(self, clip_ids: set[str]) -> None:
         """Take the rows of these clips out (they changed, or shall be tried again), in one transaction."""
         self.replace(clip_ids)
 
-    def replace(self, outdated: set[str], adopted: pa.Table | None = None) -> None:
+    def replace(self, outdated: set[str], adopted: pa.Table = _NOTHING_ADOPTED) -> None:
         """Take rows out and keep others under a new name, in one transaction.
 
         Only the files that hold such rows are read, and one after another.
@@ -266,7 +301,6 @@ class Writer:
             adopted: `old_clip_id`, `clip_id`, and columns of the table that get a new value
                 (`pipelines.plan.ADOPTED`); a clip is adopted even if it is outdated.
         """
-        adopted = _NOTHING_ADOPTED if adopted is None else adopted
         renewed = set(adopted.column("clip_id").to_pylist())
         gone = pa.array(sorted((outdated | renewed) & self.committed), pa.string())
         taken = pa.array(sorted(set(adopted.column("old_clip_id").to_pylist())), pa.string())
@@ -337,9 +371,6 @@ class Writer:
         if missing:
             with storage_errors(self.table.path):
                 self._delta.alter.add_columns(missing)
-
-
-_NOTHING_ADOPTED = pa.table({"old_clip_id": pa.array([], pa.string()), "clip_id": pa.array([], pa.string())})
 
 
 def _renamed(rows: pa.Table, adopted: pa.Table) -> pa.Table:
