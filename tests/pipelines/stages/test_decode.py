@@ -27,7 +27,7 @@ from pipelines.stages.decode import (
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from decode_calls import numbers, read, reject, request  # noqa: E402
+from decode_calls import numbers, read, reject  # noqa: E402
 from make_videos import draw, read_number, write_video  # noqa: E402
 
 
