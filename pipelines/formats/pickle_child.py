@@ -1,7 +1,7 @@
 """The child process of `safe_pickle`: reads one pickle on standard input, writes plain values.
 
 Runs alone (`python -I pickle_child.py`), so it imports nothing of this package. Three gates: the opcodes are
-counted and checked before anything is built; building can reach no function but the five below; the result
+counted and checked before anything is built; building can reach no function but the few below; the result
 is walked, and only plain values leave. Exit code 3: no or a damaged pickle, 4: refused for what it asks for;
 the reason is on standard error.
 
@@ -160,6 +160,12 @@ def _latin1(text, encoding):
     return text.encode("latin1")
 
 
+def _empty_bytes(*arguments):
+    if arguments:
+        raise Refused("bytes are made in an unusual way")
+    return b""
+
+
 NDARRAY = Call(_no_call)
 GLOBALS = {
     ("numpy", "ndarray"): NDARRAY,
@@ -168,6 +174,8 @@ GLOBALS = {
 }
 for _module in _MULTIARRAY:
     GLOBALS |= {(_module, "_reconstruct"): Call(_reconstruct), (_module, "scalar"): Call(_scalar)}
+for _module in ("__builtin__", "builtins"):  # how protocols 0 to 2 write b""
+    GLOBALS[_module, "bytes"] = Call(_empty_bytes)
 for _module in _NUMERIC:
     GLOBALS[_module, "_frombuffer"] = Call(_frombuffer)
 
