@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigError
 from pipelines.schema import FEATURE_PARTS, empty_row
-from pipelines.stages.appearance_network import RANDOM_SEED, AppearanceNetwork, build, load, read_weights
+from pipelines.stages.appearance_network import RANDOM_SEED, AppearanceNetwork, build, fitting, read_weights
 
 VERSION = 1  # raise when the same input gives other features
 JPEG_QUALITY = 95
@@ -138,7 +138,7 @@ def find_appearance_model(
         tensors, digest = read_weights(weights)
         with torch.device("meta"):  # names and shapes, no memory
             network = build(kind, name)
-        load(network, kind, tensors, weights)
+        fitting(network, kind, tensors, weights)
         weights = weights.absolute()
     return AppearanceModel(kind, name, weights, digest, *described)
 

@@ -83,16 +83,7 @@ class AppearanceNetwork:
         from aqa_models.i3d import I3D
 
         self.device, self.dtype = device, choose_dtype(precision, device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            network = build(kind, name)
-        if weights is not None:
-            content, found = read_weights(weights)
-            if found != weights_sha256:
-                raise ConfigError(
-                    weights, "the weights changed since the run was planned", "start the run again"
-                )
-            load(network, kind, content, weights)
+        network = _random(kind, name) if weights is None else _weighted(kind, name, weights, weights_sha256)
         network.eval()
         if isinstance(network, I3D):
             network.fuse()
@@ -133,6 +124,26 @@ def build(kind: str, name: str) -> torch.nn.Module:
 
         return timm.create_model(name, pretrained=False, num_classes=0)
     return I3D() if kind == "i3d" else C3D()
+
+
+def _random(kind: str, name: str) -> torch.nn.Module:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return build(kind, name)
+
+
+def _weighted(kind: str, name: str, weights: Path, sha256: str) -> torch.nn.Module:
+    import torch
+
+    tensors, found = read_weights(weights)
+    if found != sha256:
+        raise ConfigError(weights, "the weights changed since the run was planned", "Start the run again")
+    with torch.device("cpu" if kind == "static" else "meta"):  # timm fills tables that no file holds
+        network = build(kind, name)
+    network.load_state_dict(fitting(network, kind, tensors, weights), strict=True, assign=True)
+    return network
 
 
 def colours_of(kind: str, network: Any) -> Colours:
@@ -210,8 +221,16 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
     return tensors, digest
 
 
-def load(network: torch.nn.Module, kind: str, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Put the tensors of a public layout into the network, every one by name and shape.
+def fitting(
+    network: torch.nn.Module, kind: str, tensors: Mapping[str, torch.Tensor], path: Path
+) -> dict[str, torch.Tensor]:
+    """The network's own state dict, in fp32, out of a file's tensors; each fits by name and shape.
+
+    Args:
+        network: of that kind, possibly without memory (device meta): only names and shapes are read.
+        kind: i3d, c3d_fc6 or static.
+        tensors: of the file; the classifier's are left out, half precision is widened.
+        path: of the file, for the error.
 
     Raises:
         ConfigError: missing, left over, of another shape or not finite, the first few by name.
@@ -240,7 +259,9 @@ def load(network: torch.nn.Module, kind: str, tensors: Mapping[str, torch.Tensor
             f"these tensors are no weights for kind {kind}: {'; '.join(filter(None, problems))}",
             f"Give a file laid out as {_LAYOUTS[kind]}",
         )
-    network.load_state_dict(given, strict=False)
+    return {name: value.float() for name, value in given.items()} | {
+        name: torch.tensor(0) for name in counters
+    }
 
 
 def _renamed(network: Any, kind: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -284,7 +284,7 @@ def test_contradictions_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("regnety_020x", "no network of timm. Did you mean regnety_0"),
+        ("resnet_34", "'resnet_34' is no network of timm. Did you mean resnet34"),
         ("hf-hub:someone/network", "'hf-hub:someone/network' is no network of timm"),
         (
             "vit_tiny_patch16_224",
