@@ -36,6 +36,7 @@ REJECT_CODES: dict[str, str] = {
     "unreadable": "the file cannot be read; check permissions and the disk",
     "bad_keypoints": "the keypoints file is not laid out as promised; correct it and import again",
     "bad_pose": "the pose network returned values that are not finite",
+    "bad_features": "the appearance network returned values that are not finite, or beyond half precision",
 }
 
 
