@@ -105,6 +105,8 @@ def _spec(config: ExtractConfig, model: pose.PoseModel) -> dict:
         "input_size": [model.width, model.height],
         "padding": model.padding,
         "skeleton": model.skeleton,
+        "precision": config.precision,
+        "flip_test": config.flip_test,
         "pose_version": pose.VERSION,
     }
 
@@ -188,7 +190,14 @@ def _pools(config: ExtractConfig, model: pose.PoseModel, table: Table) -> list[P
         timeout_s=config.decode_timeout_s,
         memory_mb=config.decode_memory_mb,
     )
-    pose_stage = pose.PoseStage(model, config.frames_per_batch, use_gpu=gpus > 0)
+    pose_stage = pose.PoseStage(
+        model,
+        config.frames_per_batch,
+        use_gpu=gpus > 0,
+        precision=pose.resolve_precision(config.precision, gpus > 0),
+        flip_test=config.flip_test,
+        compile=config.compile,
+    )
     gpu_share = min(1.0, gpus / pose_workers) if gpus else 0.0
     return [
         Pool((decode_stage,), decode_workers, 1, cpus=min(1.0, share)),
