@@ -107,7 +107,9 @@ def join_people(parts: list[pa.Table], people: int) -> pa.Table | None:
     """
     by_person: dict[int, list[pa.Table]] = defaultdict(list)
     for part in parts:
-        by_person[part.column("person")[0].as_py()].append(part)
+        # Detections are of the whole frame and belong to nobody yet.
+        person = part.column("person")[0].as_py() if "person" in part.column_names else 0
+        by_person[person].append(part)
     joined = []
     for person in sorted(by_person):
         mine = sorted(by_person[person], key=lambda part: part.column("part")[0].as_py())

@@ -7,6 +7,7 @@ Killed anywhere, the same command does the rest and nothing twice.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from pipelines.collect import Collector
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError
-from pipelines.kinds import Work, find_work_of
+from pipelines.kinds import Work, find_people_work, find_work_of, give_boxes
 from pipelines.plan import Plan, find_work
 from pipelines.pools import (
     PROBE_CLIPS,
@@ -66,25 +67,44 @@ def extract(
     from pipelines.datasets.manifest import read_manifest
 
     given = None if source is None else read_manifest(source)
-    work = find_work_of(config)
-    if dry_run and given is not None and not (store_path / "store.json").is_file():
-        return _dry_run(
-            given, work, Table(store_path / work.family / spec_key(work.spec), work.schema), config
-        )
-    store = open_store(store_path, create=given is not None)
+    detection = find_people_work(config)
+    key = spec_key(detection.spec) if detection else ""
+    work = find_work_of(config, use_gpu=config.precision == "auto" and _gpus() > 0, people_key=key)
+    fresh = not (store_path / "store.json").is_file()
+    store = Store(store_path) if dry_run and fresh and given is not None else open_store(
+        store_path, create=given is not None and not dry_run
+    )  # fmt: skip
     clips = _clips_to_decode(store) if given is None else given
     if dry_run:
-        return _dry_run(clips, work, store.table(work.family, spec_key(work.spec)), config, retry_rejected)
+        found = {} if detection is None else {"people": _dry_run(clips, detection, store, config)}
+        return found | _dry_run(clips, work, store, config, retry_rejected)
     if given is not None:
         store.put_clips(given)
-    table = store.create(work.family, work.spec)
-    with table.writer() as writer:
-        plan = find_work(clips, table, retry_rejected=retry_rejected, progress=progress)
-        writer.replace(plan.outdated | plan.replaced, plan.adopted)
-        report = _run(plan.todo, work, table, writer, config, progress) if plan.todo.num_rows else {}
-    result = _summary(work, table, clips, plan) | report
+    found, people = {}, None
+    if detection is not None:
+        found = {"people": _extract(clips, detection, store, config, retry_rejected, progress)}
+        people = store.table("people", key).read()
+    result = found | _extract(clips, work, store, config, retry_rejected, progress, people)
     _refuse_too_many_rejects(result, config, store_path)
     return result
+
+
+def _extract(
+    clips: pa.Table,
+    work: Work,
+    store: Store,
+    config: ExtractConfig,
+    retry_rejected: bool,
+    progress: Progress,
+    people: pa.Table | None = None,
+) -> dict:
+    """One pass over the clips: plan, run, commit, and say what was done."""
+    table = store.create(work.family, work.spec)
+    with table.writer() as writer:
+        plan = find_work(clips, table, retry_rejected=retry_rejected, people=people, progress=progress)
+        writer.replace(plan.outdated | plan.replaced, plan.adopted)
+        report = _run(plan.todo, work, table, writer, config, progress, people) if plan.todo.num_rows else {}
+    return _summary(work, table, clips, plan) | report
 
 
 def _clips_to_decode(store: Store) -> pa.Table:
@@ -97,13 +117,36 @@ def _clips_to_decode(store: Store) -> pa.Table:
     return clips
 
 
+def _gpus() -> int:
+    """GPUs of the cluster in use; a local Ray is not started to find out."""
+    if os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
+        from cluster.connect import connect
+
+        with connect():
+            return _sizes(ExtractConfig()).gpus
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def _run(
-    planned: pa.Table, work: Work, table: Table, writer: Writer, config: ExtractConfig, progress: Progress
+    planned: pa.Table,
+    work: Work,
+    table: Table,
+    writer: Writer,
+    config: ExtractConfig,
+    progress: Progress,
+    people: pa.Table | None = None,
 ) -> dict:
     """Stream the plan through Ray Data and commit what comes back."""
     from cluster.connect import connect, spilled_bytes
 
-    collector = Collector(table, writer, work.finish)
+    expected_people = {}
+    if people is not None:
+        planned, nobody, expected_people = give_boxes(planned, people)
+        if nobody.num_rows:
+            writer.commit([table.write_file(nobody)])
+    collector = Collector(table, writer, work.finish, expected_people)
     with connect():
         sizes, expected = _sizes(config), None
         if config.auto and planned.num_rows > 5 * PROBE_CLIPS:
@@ -253,11 +296,12 @@ def _summary(work: Work, table: Table, clips: pa.Table, plan: Plan) -> dict:
 
 
 def _dry_run(
-    clips: pa.Table, work: Work, table: Table, config: ExtractConfig, retry_rejected: bool = False
+    clips: pa.Table, work: Work, store: Store, config: ExtractConfig, retry_rejected: bool = False
 ) -> dict:
     """What would be done, and from a probe of some clips what it would take."""
     from cluster.connect import connect
 
+    table = store.table(work.family, spec_key(work.spec))
     plan = find_work(clips, table, retry_rejected=retry_rejected)
     result = {
         "table": f"{work.family}/{table.path.name}",

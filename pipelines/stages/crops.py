@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import Crop, DecodedPart, DecodeGuard, DecodeRequest, Resize
+from pipelines.stages.decode import Crop, DecodedPart, DecodeGuard, DecodeRequest, Fit, Resize
 from pipelines.stages.sampling import PersonBoxes
 
 # Frames travel between stages as plain bytes: no tensor extension type, no copy on reading.
@@ -48,7 +48,7 @@ class DecodeStage:
 
     The people of a clip are those of its column `people` (list of person, frame_index, box), if there is one
     that is not null; else one person in the box of the clips table, else in the whole frame. Pictures that
-    are not cut out of boxes (`Resize`) show the whole frame of person 0.
+    are not cut out of boxes (`Resize`, `Fit`) show the whole frame of person 0.
 
     Args:
         sampling: all, fps:R or uniform:M.
@@ -60,7 +60,7 @@ class DecodeStage:
     """
 
     sampling: str
-    picture: Crop | Resize
+    picture: Crop | Resize | Fit
     frames_per_part: int
     referee_share: float
     timeout_s: float
@@ -86,7 +86,7 @@ class DecodeStage:
 
     def _request(self, clip: dict) -> DecodeRequest:
         people, box = clip.get("people"), tuple(clip[f"box_{side}_px"] for side in ("x1", "y1", "x2", "y2"))
-        if isinstance(self.picture, Resize):
+        if isinstance(self.picture, Resize | Fit):
             people, box = None, (None,)
         return DecodeRequest(
             uri=clip["uri"],

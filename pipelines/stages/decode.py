@@ -61,6 +61,30 @@ class Resize:
     height: int
 
 
+@dataclass(frozen=True)
+class Fit:
+    """Scale the whole upright frame to a detector's input (mmcv.imrescale: bilinear, not padded).
+
+    Args:
+        width: largest width in px; for frames in portrait format it bounds the height.
+        height: largest height, likewise.
+        keep_aspect: False = exactly this size, whatever the frame's shape.
+    """
+
+    width: int
+    height: int
+    keep_aspect: bool = True
+
+
+def fit_size(width_px: int, height_px: int, fit: Fit) -> tuple[int, int]:
+    """Width and height that `fit` gives a frame of this size."""
+    if not fit.keep_aspect:
+        return fit.width, fit.height
+    long, short = max(fit.width, fit.height), min(fit.width, fit.height)
+    factor = min(long / max(width_px, height_px), short / min(width_px, height_px))
+    return int(width_px * factor + 0.5), int(height_px * factor + 0.5)
+
+
 @dataclass(frozen=True, eq=False)
 class DecodeRequest:
     """What to read from one video.
@@ -72,7 +96,8 @@ class DecodeRequest:
         sampling: "all", "fps:10" (nearest frame of each tick) or "uniform:96".
         people: the people to follow, each with boxes of its own; None = one, in `box`.
         box: x1, y1, x2, y2 in pixels of the upright frame; None = the whole frame.
-        picture: `Crop` = each person cut out, `Resize` = the frame scaled, None = whole upright frames.
+        picture: `Crop` = each person cut out, `Resize`, `Fit` = the frame scaled, None = whole upright
+            frames.
         frames_per_part: most frames per part; fewer if they would exceed `PART_BYTES`.
         referee: whether PyAV must prove every frame (see `decode_child.py`).
     """
@@ -83,7 +108,7 @@ class DecodeRequest:
     sampling: str
     people: tuple[PersonBoxes, ...] | None
     box: tuple[float, float, float, float] | None
-    picture: Crop | Resize | None
+    picture: Crop | Resize | Fit | None
     frames_per_part: int
     referee: bool
 

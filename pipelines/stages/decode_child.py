@@ -37,7 +37,15 @@ import cv2
 import numpy as np
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import PART_BYTES, box_to_center_scale, fix_aspect, read_log, warp_matrix
+from pipelines.stages.decode import (
+    PART_BYTES,
+    Fit,
+    box_to_center_scale,
+    fit_size,
+    fix_aspect,
+    read_log,
+    warp_matrix,
+)
 from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
 from pipelines.stages.referee import (
     Referee,
@@ -182,7 +190,7 @@ class Plan:
     people: list[int]  # (P)
     boxes: np.ndarray  # (P, T, 4)
     size: tuple[int, int]  # width and height of the upright frame
-    picture: dict[str, Any] | None  # a Crop or Resize, with its kind
+    picture: dict[str, Any] | None  # a Crop, Resize or Fit, with its kind
     per_part: int  # frames
 
     time_s: np.ndarray  # (T,)
@@ -284,6 +292,9 @@ def plan_clip(request: dict[str, Any], ruling: Referee, max_pixels: int) -> Plan
         raise ClipError("too_large", path, f"{width} x {height} pixels after the pixel aspect is applied")
     whole = {"person": 0, "frame_index": [0], "boxes": [[0.0, 0.0, float(width), float(height)]]}
     people = [PersonBoxes(**person) for person in request["people"] or [whole]]
+    if picture and picture["kind"] == "Fit":
+        fit = Fit(picture["width"], picture["height"], picture["keep_aspect"])
+        picture = picture | dict(zip(("width", "height"), fit_size(width, height, fit), strict=True))
     out_width, out_height = (picture["width"], picture["height"]) if picture else size
     per_part = PART_BYTES // (len(people) * out_width * out_height * 3)
     return Plan(
@@ -355,6 +366,8 @@ def cut(picture: np.ndarray, plan: Plan, box: np.ndarray) -> np.ndarray:
     picture = np.ascontiguousarray(picture)
     if spec is None or spec["kind"] == "Resize":
         return scaled(picture, out_size)
+    if spec["kind"] == "Fit":
+        return cv2.resize(picture, out_size, interpolation=cv2.INTER_LINEAR)
     matrix = crop_matrix(tuple(box.tolist()), spec["padding"], out_size)
     return cv2.warpAffine(scaled(picture, plan.size), matrix, out_size, flags=cv2.INTER_LINEAR)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigError
 from pipelines.stages.camera import camera_motion
+from pipelines.stages.decode import Fit, fit_size
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -59,30 +60,6 @@ DETECTIONS = pa.schema(
         ("picture_change", pa.list_(pa.float32())),  # (T,) mean difference of grey levels to the frame before
     ]
 )
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A picture scaled to a detector's input (mmcv.imrescale: bilinear, not padded).
-
-    Args:
-        width: largest width in px; for pictures in portrait format it bounds the height.
-        height: largest height, likewise.
-        keep_aspect: False = exactly this size, whatever the picture's shape.
-    """
-
-    width: int
-    height: int
-    keep_aspect: bool = True
-
-
-def fit_size(width_px: int, height_px: int, fit: Fit) -> tuple[int, int]:
-    """Width and height that `fit` gives a picture of this size."""
-    if not fit.keep_aspect:
-        return fit.width, fit.height
-    long, short = max(fit.width, fit.height), min(fit.width, fit.height)
-    factor = min(long / max(width_px, height_px), short / min(width_px, height_px))
-    return int(width_px * factor + 0.5), int(height_px * factor + 0.5)
 
 
 @dataclass(frozen=True)
@@ -285,7 +262,9 @@ class DetectorNetwork:
         for result in results:
             found = result.pred_instances
             keep = found.labels == self.model.person_class
-            people.append((found.bboxes[keep].float().cpu().numpy(), found.scores[keep].float().cpu().numpy()))
+            people.append(
+                (found.bboxes[keep].float().cpu().numpy(), found.scores[keep].float().cpu().numpy())
+            )
         return people
 
     def _padded(self, pictures: np.ndarray) -> np.ndarray:
