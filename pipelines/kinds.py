@@ -132,7 +132,9 @@ def _appearance_work(config: ExtractConfig, precision: str) -> Work:
             f"Leave it out, or give {model.sampling}",
         )
     config = config.model_copy(update={"sampling": model.sampling or config.sampling})
-    spec = {"kind": config.kind, **_decoding(config), "precision": precision, **model.spec()}
+    spec = {"kind": config.kind, **_decoding(config), **model.spec()}
+    if config.kind != "frames":
+        spec["precision"] = precision
     stage = replace(
         _decode_stage(config, decode.Resize(model.width, model.height)), frames_per_part=model.frames_per_part
     )
