@@ -21,6 +21,7 @@ import functools
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import sys
@@ -107,7 +108,7 @@ def read_decord(
                 beat()
             frame = picture.asnumpy()
             if complaint := read_log(log):
-                raise Disagreement(f"decord complains: {last_line(complaint)}")
+                raise Disagreement(f"decord complains: {plain(complaint.decode('utf-8', 'replace'))}")
             luma = own_luma(as_coded(frame, ruling.turn), ruling)
             if ruling.fingerprints is None:
                 on_trust.append(luma)
@@ -115,15 +116,14 @@ def read_decord(
                 compare(*luma, ruling, int(index))
             yield frame
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
-        raise Disagreement(
-            f"decord failed: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
-        ) from None
+        raise Disagreement(f"decord failed: {plain(str(error)) or type(error).__name__}") from None
 
 
-def last_line(text: bytes) -> str:
-    """Last line of a log, without the decoder's address in memory."""
-    line = text.decode("utf-8", "replace").strip().splitlines()[-1]
-    return "".join(c for c in line.partition("] ")[2] or line if c.isprintable())[:200]
+def plain(text: str) -> str:
+    """First line of a message without what differs between two runs: times, addresses, places in code."""
+    line = next(iter(text.strip().splitlines()), "")
+    line = re.sub(r"^(\[[\d:]+\] |\S+\.(cc|h):\d+: |\[(/dev/fd/\d+|\w+ @ 0x\w+)\] )+", "", line)
+    return "".join(c for c in line if c.isprintable())[:200]
 
 
 class Disagreement(Exception):
