@@ -70,13 +70,13 @@ class ExtractConfig(Section):
     """repair = replace outliers and unsure joints in time; smooth = also filter (docs/decisions.md)."""
     frames_per_batch: Annotated[int, Field(ge=1)] = 64
     """Frames per forward pass, across clips."""
-    clips_per_unit: Annotated[int, Field(ge=1)] = 8
-    """Clips per call of a network, and least number of clips per Parquet file and commit."""
+    clips_per_call: Annotated[int, Field(ge=1)] = 4
+    """Clips (or parts of long clips) given to a network at a time; its batches run across them."""
     auto: bool = False
     """Measure about 20 clips first and size the pools from that."""
     decode_workers: Annotated[int, Field(ge=0)] = 0
     """Decode processes; 0 = from the cores there are."""
-    pose_workers: Annotated[int, Field(ge=0)] = 0
+    network_workers: Annotated[int, Field(ge=0)] = 0
     """Network actors; 0 = from the GPUs or cores there are."""
     referee_share: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Share of the clips whose every frame PyAV checks; 1 = all of them."""
@@ -164,6 +164,27 @@ class EvaluateConfig(Section):
     """Of the resamples."""
 
 
+class PoseTrainConfig(Section):
+    """`aqa pose train`: fine-tunes a pose network on manual labels."""
+
+    steps: Annotated[int, Field(ge=1)] = 600
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=1)] = 12
+    """Views per step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    """AdamW step size after 50 steps of warm-up; falls along a cosine."""
+    render_share: Annotated[float, Field(ge=0, le=1)] = 0.33
+    """Share of the views that show rendered divers; the others show labelled frames."""
+    seed: int = 0
+    """Of renders, views and new layers; recorded with the run."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Ray Train workers; 0 = in this process."""
+    use_gpu: bool = False
+    """One GPU per worker."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between checkpoints."""
+
+
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -180,6 +201,7 @@ class Config(Section):
     pretrain: PretrainConfig = PretrainConfig()
     expert: ExpertTrainConfig = ExpertTrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    pose_train: PoseTrainConfig = PoseTrainConfig()
     tracking: TrackingConfig = TrackingConfig()
 
 

@@ -7,13 +7,19 @@ import numpy as np
 from pipelines.rendered.body import COLUMN, Motion, rotation
 
 KINDS = ("upright", "bend", "tuck", "pike", "straight", "twist", "anything")
+MIXED = (0.30, 0.14, 0.10, 0.12, 0.12, 0.08, 0.14)
+"""Shares of the kinds the shipped network learned from: about half upright."""
+DIVING = (0.04, 0.06, 0.18, 0.32, 0.20, 0.10, 0.10)
+"""Shares of the kinds as divers take them."""
 
 
-def random_motion(random: np.random.Generator, count: int) -> Motion:
-    """`count` unrelated poses of mixed kinds, about half of them upright, the others turned any way."""
+def random_motion(
+    random: np.random.Generator, count: int, kinds: tuple[float, ...] = MIXED
+) -> Motion:
+    """`count` unrelated poses; `kinds` are shares of KINDS, of which all but the upright are turned any way."""
     motion = Motion.standing(count, 0.0)
     for index in range(count):
-        kind = str(random.choice(KINDS, p=(0.30, 0.14, 0.10, 0.12, 0.12, 0.08, 0.14)))
+        kind = str(random.choice(KINDS, p=kinds))
         angles = _POSES[kind](random)
         angles["neck_flex"] = angles.get("neck_flex", 0.0) + random.normal(0, 0.15)
         angles["neck_side"], angles["neck_twist"] = random.normal(0, 0.12), random.normal(0, 0.35)

@@ -28,7 +28,7 @@ from pipelines.rendered.body import NUM_JOINTS, Camera, Shape, pose_body
 from pipelines.rendered.draw import Figure, Look
 from pipelines.rendered.film import FPS, film_dive, film_exercise
 from pipelines.rendered.network import FLIP, HEATMAP_SIZE, INPUT_SIZE, WEIGHTS, pose_network_config
-from pipelines.rendered.poses import random_motion
+from pipelines.rendered.poses import MIXED, random_motion
 from pipelines.stages import mmpose_compat
 
 FRAME = 256
@@ -39,11 +39,13 @@ SMALL, SMALL_SHARE = 128, 0.7
 """Side of the windows learned from in the first share of the time; afterwards the whole input."""
 
 
-def render_poses(seed: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """One random person in `count` poses: ((count, 256, 256, 3) uint8 RGB, (count, 16, 2) px)."""
+def render_poses(
+    seed: int, count: int = 8, kinds: tuple[float, ...] = MIXED
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random person in `count` poses of `kinds`: ((count, 256, 256, 3) uint8 RGB, (count, 16, 2) px)."""
     random = np.random.default_rng(seed)
     swimwear = random.random() < 0.5
-    posed = pose_body(random_motion(random, count), Shape.sample(random))
+    posed = pose_body(random_motion(random, count, kinds), Shape.sample(random))
     camera = _camera(random, posed.joints)
     figure = Figure(posed, camera, Look.sample(random, swimwear))
     kind = str(random.choice(KINDS, p=(0.15, 0.25, 0.15, 0.2, 0.25)))

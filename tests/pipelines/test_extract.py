@@ -21,7 +21,7 @@ from pipelines.rendered.dataset import render_dataset
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-CONFIG = ExtractConfig(clips_per_unit=2, decode_workers=1, pose_workers=1)
+CONFIG = ExtractConfig(clips_per_call=2, decode_workers=1, network_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def start(manifest: Path, store: Path) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path; from pipelines.config import ExtractConfig;"
         "from pipelines.extract import extract;"
-        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_unit=2, decode_workers=1,"
-        " pose_workers=1), progress=lambda line: print(line, flush=True))"
+        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_call=2, decode_workers=1,"
+        " network_workers=1), progress=lambda line: print(line, flush=True))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(manifest), str(store)],

@@ -27,7 +27,7 @@ class LateReader(VideoReader):
         return self.last
 
 
-def misbehave(request: dict[str, Any], memory_mb: int) -> Any:
+def misbehave(request: dict[str, Any], *arguments: Any) -> Any:
     """Fail the way the file's name says, then answer as the real child does."""
     name = os.path.basename(request["uri"])
     if name == "abort.mp4" or (name == "abort_decord.mp4" and request["reader"] == "decord"):
@@ -40,7 +40,7 @@ def misbehave(request: dict[str, Any], memory_mb: int) -> Any:
         np.ones(1 << 40, np.uint8)
     if name == "exit.mp4":
         os._exit(3)
-    return answer(request, memory_mb)
+    return answer(request, *arguments)
 
 
 if __name__ == "__main__":
