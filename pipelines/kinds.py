@@ -51,6 +51,7 @@ def find_work_of(config: ExtractConfig) -> Work:
 def pose_work(config: ExtractConfig) -> Work:
     """Poses of whole frames or of the boxes in the clips table."""
     model = pose.find_pose_model(config.pose_config, config.weights)
+    precision = pose.resolve_precision(config.precision)
     spec = {
         "kind": "poses",
         **_decoding(config),
@@ -59,10 +60,19 @@ def pose_work(config: ExtractConfig) -> Work:
         "input_size": [model.width, model.height],
         "padding": model.padding,
         "skeleton": model.skeleton,
+        "precision": precision,
+        "flip_test": config.flip_test,
         "pose_version": pose.VERSION,
     }
     stage = _decode_stage(config, decode.Crop(model.width, model.height, model.padding))
-    network = pose.PoseStage(model, config.frames_per_batch, use_gpu=False)
+    network = pose.PoseStage(
+        model,
+        config.frames_per_batch,
+        use_gpu=False,
+        precision=precision,
+        flip_test=config.flip_test,
+        compile=config.compile,
+    )
     return Work("poses", POSES, spec, stage, network, finish_poses)
 
 

@@ -213,11 +213,12 @@ def test_automatic_precision_is_concrete():
     import torch
 
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert pose.resolve_precision("auto", use_gpu=False) == ("bf16" if native else "fp32")
-    assert pose.resolve_precision("auto", use_gpu=True) in ("bf16", "fp16")
-    assert pose.resolve_precision("fp32", use_gpu=True) == "fp32"
+    if not torch.cuda.is_available():
+        assert pose.resolve_precision("auto") == ("bf16" if native else "fp32")
+    assert pose.resolve_precision("auto") != "auto"
+    assert pose.resolve_precision("fp16") == "fp16"
     with pytest.raises(ConfigError, match=r"extract.precision: fp16 needs a GPU. Choose bf16 or fp32"):
-        pose.resolve_precision("fp16", use_gpu=False)
+        pose.PoseNetwork(pose.find_pose_model(pose.SHIPPED, None), "cpu", "fp16")
 
 
 @pytest.mark.slow
