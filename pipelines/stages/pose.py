@@ -93,21 +93,18 @@ def read_pose_config(name: str) -> Config:
     return Config.fromfile(found[name])
 
 
-def resolve_precision(precision: str, use_gpu: bool) -> str:
+def resolve_precision(precision: str) -> str:
     """`auto` as a concrete number format, which can enter the key of a table; others pass through.
 
-    bf16 where this processor multiplies it natively (AVX512-bf16 or AMX), or on a GPU from Ampere on; an
-    older GPU that this process sees gives fp16; else fp32. Raises ConfigError for fp16 on a processor.
+    It is decided by the machine that plans: with a GPU bf16 (fp16 before Ampere), else bf16 where the
+    processor multiplies it natively (AVX512-bf16 or AMX), else fp32.
     """
-    if precision == "fp16" and not use_gpu:
-        raise ConfigError("extract.precision", "fp16 needs a GPU", "Choose bf16 or fp32")
     if precision != "auto":
         return precision
     import torch
 
-    if use_gpu:
-        old = torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0)
-        return "fp16" if old else "bf16"
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
 
@@ -121,6 +118,9 @@ class PoseNetwork:
         precision: fp32, bf16 or fp16, of the backbone and neck; the head always runs in fp32.
         flip_test: average the prediction with that of the mirrored crop, as MMPose's `flip_test` does.
         compile: compile backbone and neck with torch.compile; a processor then needs a C++ compiler.
+
+    Raises:
+        ConfigError: the weights do not fit the config, or fp16 on a processor.
     """
 
     def __init__(
@@ -135,6 +135,8 @@ class PoseNetwork:
 
         from pipelines.stages import mmpose_compat
 
+        if precision == "fp16" and device == "cpu":
+            raise ConfigError("extract.precision", "fp16 needs a GPU", "Choose bf16 or fp32")
         self.model, self.device, self.flip_test = model, device, flip_test
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         config = read_pose_config(model.name)
