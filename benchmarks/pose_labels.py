@@ -58,7 +58,7 @@ def measure(labels: list, weights: list[tuple[np.ndarray, Path]], rotations: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="the folder finediving_pose_sample")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="pose_labels", help="prefix of the three runs")

@@ -90,7 +90,7 @@ def measure(clips: list[Clip]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, help="the folder finediving_pose_sample")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--name", default="pose_labels", help="prefix of the runs of pose_labels.py")

@@ -14,19 +14,17 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
 from pipelines import __version__
+from pipelines.call import Call
 from pipelines.exits import as_aqa_error
-from pipelines.flags import attach_settings, dotted, settings
+from pipelines.flags import attach_settings, settings
+from pipelines.pose_labels.commands import pose_app
 from pipelines.result import Result, to_json, to_text
-
-if TYPE_CHECKING:
-    from pipelines.config import Config
 
 INTERRUPTED = 130
 
@@ -45,27 +43,12 @@ data_app = App(name="data", help="Clips tables: write, check, import and count t
 store_app = App(name="store", help="The feature store: what is in it, and is it whole.")
 train_app = App(name="train", help="Train the two-stage model: pretrain, then expert.")
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
-for child in (data_app, store_app, train_app, config_app):
+for child in (data_app, store_app, train_app, config_app, pose_app):
     app.command(child)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 
 _GLOBAL = Group("Options of every command", sort_key=20)
-
-
-@dataclass(frozen=True)
-class Call:
-    """What the options of every command say; verbs get it as `call`."""
-
-    config_file: Path | None = None
-    verbose: bool = False
-    quiet: bool = False
-
-    def config(self, given: dict[str, Any] | None = None) -> Config:
-        """The validated settings: flags of this call over environment over file over defaults."""
-        from pipelines.config import load_config
-
-        return load_config(self.config_file, os.environ, dotted(given or {}))
 
 
 _Call = Annotated[Call, Parameter(parse=False)]

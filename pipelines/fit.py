@@ -26,7 +26,8 @@ import numpy as np
 from pipelines import tracking as tracking_module
 from pipelines.checkpoint import check_identity, load_bundle, write_durably
 from pipelines.config import ExpertTrainConfig, PretrainConfig, TrackingConfig, TrainSection
-from pipelines.errors import AqaError, ClusterError, ConfigError, CorruptError, DataError
+from pipelines.errors import CorruptError, DataError
+from pipelines.launch import launch
 from pipelines.motion import Motion, load_motions, subject_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 # Settings that say how and where to train, not what: a run may go on with other values.
 _NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every", "poses")
-_MAX_FAILURES = 3  # restarts of the Ray workers after a lost process or node
 _log = logging.getLogger(__name__)
 
 
@@ -154,7 +154,7 @@ def _run(
     _write_data(run_dir / "data", motions, splits, clips, poses)
     spec = {**record, "run_dir": str(run_dir), "about": about}
     with tracking_module.track(tracking, run_dir, record["config"], provenance, phase) as tracker:
-        _launch(spec, config)
+        launch(train_worker, spec, config)
         summary = _summary(run_dir, motions, splits)
         tracker.finish({key: summary[key] for key in ("best_epoch", "best_val_loss")}, [run_dir / "model"])
     shutil.rmtree(run_dir / "data")
@@ -226,62 +226,6 @@ def train_worker(
         bundle = load_bundle(Path(spec["pretrained"]), "nonexpert") if spec["pretrained"] else None
         phase = ExpertPhase(train, val, config, device, bundle)
     run_epochs(phase, config, run_dir, spec["identity"], spec["about"], report)
-
-
-def _launch(spec: dict[str, Any], config: TrainSection) -> None:
-    if config.num_workers == 0:
-        import torch
-
-        if config.use_gpu and not torch.cuda.is_available():
-            raise ClusterError("use_gpu", "this machine has no CUDA GPU", "leave use_gpu out")
-        train_worker(spec, lambda row: None, torch.device("cuda" if config.use_gpu else "cpu"))
-        return
-    from cluster.connect import connect
-
-    run_dir = Path(spec["run_dir"])
-    problem = run_dir / "error.json"
-    problem.unlink(missing_ok=True)
-    shutil.rmtree(run_dir / "ray", ignore_errors=True)  # our checkpoints resume the run, not Ray's records
-    with connect():
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError
-
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config=spec,
-            scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
-            run_config=RunConfig(
-                name="train",
-                storage_path=str(run_dir / "ray"),
-                failure_config=FailureConfig(max_failures=_MAX_FAILURES),
-            ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise ClusterError(
-                run_dir,
-                f"the Ray workers failed {_MAX_FAILURES + 1} times, last with: {_last_line(error)}",
-                "see the log above; the same command goes on from the newest checkpoint",
-            ) from error
-    told = _stored(problem)
-    if told:
-        kinds = {kind.__name__: kind for kind in (ConfigError, CorruptError, DataError)}
-        raise kinds[told["kind"]](told["where"], told["cause"], told["remedy"])
-
-
-def _ray_worker(spec: dict[str, Any]) -> None:
-    """Our own errors are the same on every worker and would come again: told, not retried."""
-    import ray.train
-    import ray.train.torch
-
-    try:
-        train_worker(spec, ray.train.report, ray.train.torch.get_device())
-    except AqaError as error:
-        if ray.train.get_context().get_world_rank() == 0:
-            told = {"kind": type(error).__name__, "where": error.where, "cause": error.cause}
-            _write_json(Path(spec["run_dir"]) / "error.json", {**told, "remedy": error.remedy})
 
 
 def _without_test(clips: pa.Table) -> pa.Table:
@@ -365,8 +309,3 @@ def _stored(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,1 +1,1 @@
-"""Manual pose labels: reading them, fine-tuning a pose network on them, measuring it, repairing its output."""
+"""Manual pose labels: read, learned from, measured against; and poses repaired in time."""

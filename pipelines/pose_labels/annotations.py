@@ -160,8 +160,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) < 100 else None
     if twice is not None or len(keys) >= 100:
-        told = f"the key {twice[:40]!r} stands twice" if twice is not None else "an object has 100 keys or more"
-        raise ValueError(told)
+        raise ValueError(
+            "an object has 100 keys or more" if twice is None else f"{twice[:40]!r} stands twice"
+        )
     return dict(pairs)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipelines.checkpoint import Checkpoint, load_newest, save_bundle, save_checkpoint
 from pipelines.config import PoseTrainConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.loop import read_metrics
 from pipelines.pose_labels.annotations import Label
 from pipelines.pose_labels.renders import RenderPool
 from pipelines.pose_labels.views import Input, augment, read_image
@@ -165,7 +166,9 @@ class Training:
         total = _sum_over_workers([*(p.grad for p in parameters if p.grad is not None), loss.detach()])
         norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         if not (math.isfinite(total) and bool(norm.isfinite())):
-            raise DataError(f"step {self.step}", "the loss or its gradient is not finite", "lower learning_rate")
+            raise DataError(
+                f"step {self.step}", "the loss or its gradient is not finite", "lower learning_rate"
+            )
         self.optimizer.step()
         self.step += 1
         keep = min(_AVERAGED, (1 + self.step) / (20 + self.step))
@@ -219,6 +222,9 @@ def run_steps(
     saved = load_newest(run_dir / "checkpoints", identity)
     if saved:
         training.restore(saved)
+    if rank == 0:  # rows of steps that will be done again go
+        rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["epoch"] <= training.step]
+        (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     losses, started = [], time.perf_counter()
     while training.step < settings.steps:
         places = range(rank, settings.batch_size, world)
@@ -228,7 +234,7 @@ def run_steps(
         if not last and training.step % settings.checkpoint_every:
             continue
         row = {
-            "step": training.step,
+            "epoch": training.step,  # MLflow's axis; counts steps here
             "loss": float(np.mean(losses)),
             "seconds": time.perf_counter() - started,
         }

@@ -27,7 +27,8 @@ PELVIS, THORAX, NECK, HEAD = 6, 7, 8, 9
 # MPII has no official OKS constants. Limbs have those of COCO (pycocotools), the pelvis that of a hip, the
 # thorax that of a shoulder, neck and top of the head those of CrowdPose (0.079).
 SIGMAS = np.array(
-    [0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079, 0.062, 0.072, 0.079, 0.079, 0.072, 0.062]
+    [0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079, 0.062, 0.072, 0.079, 0.079,
+     0.072, 0.062]
 )  # fmt: skip
 
 

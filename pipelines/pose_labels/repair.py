@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 OUTLIER = 3.0
-"""A value is an outlier if it is this many times farther off the line than is usual for its joint in the clip,"""
+"""A value is an outlier if it is so many times farther off the line than its joint usually is in the clip,"""
 LEAST = 0.15
 """and by this share of the body's extent,"""
 UNSURE = 0.8
@@ -61,7 +61,7 @@ def repair(
     Arguments and result: see `repair_clip`.
     """
     num_frames = len(keypoints)
-    known = np.isfinite(keypoints).all(axis=-1)
+    known = np.asarray(np.isfinite(keypoints).all(axis=-1))
     if num_frames < 3 or not known.any():
         return keypoints, np.zeros(keypoints.shape[:2], bool)
     usual = np.nanmedian(np.where(known, confidence, np.nan), axis=0, keepdims=True)
@@ -70,7 +70,9 @@ def repair(
     for _ in range(PASSES):
         distance = np.linalg.norm(keypoints - _line(keypoints, kept, time_s), axis=-1)
         distance = np.where(kept & np.isfinite(distance), distance, 0.0)
-        typical = np.array([np.median(d[k]) if k.any() else 0.0 for d, k in zip(distance.T, kept.T, strict=True)])
+        typical = np.array(
+            [np.median(d[k]) if k.any() else 0.0 for d, k in zip(distance.T, kept.T, strict=True)]
+        )
         far = np.where(unsure & (distance > np.maximum(OUTLIER * typical, least)), distance, 0.0)
         # next to a jump the line itself is bent: only the worst of three neighbours is taken out
         padded = np.pad(far, ((1, 1), (0, 0)))
@@ -85,7 +87,7 @@ def repair(
 
 
 def smooth(keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarray) -> np.ndarray:
-    """Each value from the parabola that fits 2 * HALF_WINDOW + 1 frames round it best, weighted by confidence squared.
+    """Each value from the parabola that best fits 2 * HALF_WINDOW + 1 frames, weighted by confidence squared.
 
     With equal weights and even times this is the filter of Savitzky and Golay (1964). At the ends the window
     is the first or last one of the clip. Values that are not finite have no weight and stay.
@@ -97,7 +99,7 @@ def smooth(keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarray) ->
         return keypoints
     first = np.clip(np.arange(num_frames) - HALF_WINDOW, 0, num_frames - window)
     rows = first[:, None] + np.arange(window)  # (T, W)
-    known = np.isfinite(keypoints).all(axis=-1)
+    known = np.asarray(np.isfinite(keypoints).all(axis=-1))
     weights = np.where(known, np.maximum(confidence, 1e-2) ** 2, 0.0)[rows]  # (T, W, J)
     values = np.where(known[..., None], keypoints, 0.0)[rows].astype(np.float64)  # (T, W, J, 2)
     step = max(float(np.median(np.diff(time_s))), 1e-9)
@@ -113,7 +115,7 @@ def smooth(keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarray) ->
 def _extent(keypoints: np.ndarray) -> float:
     """Median over the frames of the longer side of the joints' bounding box."""
     with np.errstate(invalid="ignore"):
-        seen = keypoints[np.isfinite(keypoints).all(axis=-1).any(axis=1)]
+        seen = keypoints[np.isfinite(keypoints).all(axis=(1, 2))]
         return float(np.median((np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)).max(axis=-1)))
 
 

@@ -1,10 +1,10 @@
 """`aqa pose train` and `aqa pose evaluate`: a pose network learns manual labels, and is measured on others.
 
-    RUN/config.json         the resolved configuration, data and hashes
-    RUN/checkpoints/        see checkpoint.py; the averaged weights are its `best`
-    RUN/metrics.jsonl       one line per checkpoint
-    RUN/model/              model.safetensors (averaged weights) and config.json, for `aqa extract --weights`
-    RUN/summary.json        written last: the run is finished
+RUN/config.json         the resolved configuration, data and hashes
+RUN/checkpoints/        see checkpoint.py; the averaged weights are its `best`
+RUN/metrics.jsonl       one line per checkpoint
+RUN/model/              model.safetensors (averaged weights) and config.json, for `aqa extract --weights`
+RUN/summary.json        written last: the run is finished
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoint import check_identity, write_durably
-from pipelines.config import PoseTrainConfig
-from pipelines.errors import ClusterError, ConfigError
+from pipelines.config import PoseTrainConfig, TrackingConfig
+from pipelines.errors import ConfigError
+from pipelines.launch import launch
 from pipelines.pose_labels.annotations import Label, read_labels, split_labels
-from pipelines.tracking import flatten
+from pipelines.rendered.body import JOINTS
+from pipelines.tracking import flatten, track
 
 SKELETON = "mpii16"
 _NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every")  # how and where, not what: may change between calls
@@ -38,6 +40,7 @@ def train(
     hold_out: tuple[str, ...] = (),
     rotations: int = 1,
     runs: Path = Path("runs"),
+    tracking: TrackingConfig | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a network on labelled frames, and measure it before and after on the groups held out.
 
@@ -52,6 +55,7 @@ def train(
         hold_out: groups kept from training, to measure on; with () nothing is measured.
         rotations: turns shown when measuring, see measure.estimate.
         runs: folder of the runs.
+        tracking: where MLflow is; None = not tracked.
 
     Returns:
         Summary: run_dir, weights (for `aqa extract`), steps, frames, frames_held_out, loss, and before and
@@ -83,7 +87,10 @@ def train(
         "groups": str(groups.absolute()) if groups else None, "hold_out": list(hold_out),
     }  # fmt: skip
     _write_json(run_dir / "config.json", spec)
-    _launch(spec, config)
+    provenance = {key: spec[key] for key in ("labels", "images", "weights_sha256", "hold_out")}
+    with track(tracking, run_dir, {"pose_train": spec["config"]}, provenance, "pose") as tracker:
+        launch(train_worker, spec, config)
+        tracker.finish({}, [run_dir / "model"])
     weights_out = run_dir / "model" / "model.safetensors"
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     summary: dict[str, Any] = {
@@ -167,6 +174,34 @@ def measure_labels(
     return result
 
 
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """A training's summary for people."""
+    lines = [
+        f"{key:16} {summary[key]}" for key in ("run_dir", "weights", "frames", "frames_held_out", "steps")
+    ]
+    if "after" not in summary:
+        return lines
+    return [*lines, "", *measure_lines({key: summary[key] for key in ("before", "after")})]
+
+
+def measure_lines(measures: dict[str, dict[str, Any]]) -> list[str]:
+    """Measures as a table: a row per network and group, then the error of each joint."""
+    names = ("frames", "pck_0.2", "pckh_0.5", "oks_ap", "error_torso")
+    rows = {}
+    for title, found in measures.items():
+        rows[title or "all"] = found
+        rows |= {f"{title} {group}".strip(): part for group, part in found.get("by_group", {}).items()}
+    wide = max(len(title) for title in rows)
+    lines = [" " * wide + "".join(f"{name:>13}" for name in names)]
+    for title, found in rows.items():
+        lines.append(f"{title:{wide}}" + "".join(f"{found[name]!s:>13}" for name in names))
+    lines += ["", f"{'error in torso lengths':22}" + "".join(f"{title or 'all':>10}" for title in measures)]
+    for joint in JOINTS:
+        cells = (found["error_torso_per_joint"][joint] for found in measures.values())
+        lines.append(f"{joint:22}" + "".join(f"{cell!s:>10}" for cell in cells))
+    return lines
+
+
 def check_skeleton(pose_config: str, skeleton: str) -> None:
     """ConfigError if a network predicts other joints than the labels have."""
     if skeleton != SKELETON:
@@ -189,17 +224,6 @@ def _identity(
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NEUTRAL}
     about = {"pose_config": pose_config, "weights.sha256": weights_sha256, "labels.frames": len(labels)}
     return about | {"labels.sha256": digest.hexdigest()} | flatten(settings)
-
-
-def _launch(spec: dict[str, Any], config: PoseTrainConfig) -> None:
-    import torch
-
-    if config.num_workers == 0:
-        if config.use_gpu and not torch.cuda.is_available():
-            raise ClusterError("use_gpu", "this machine has no CUDA GPU", "Leave use_gpu out")
-        train_worker(spec, lambda row: None, torch.device("cuda" if config.use_gpu else "cpu"))
-        return
-    raise ClusterError("num_workers", "not yet", "")
 
 
 def _stored(path: Path) -> dict[str, Any]:

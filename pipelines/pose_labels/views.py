@@ -136,14 +136,17 @@ def disturb(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
         right, bottom = left + random.integers(8, width // 4), top + random.integers(8, height // 4)
         image[top:bottom, left:right] = random.uniform(0, 255, 3)
     if random.random() < 0.3:
-        noise = np.empty(image.shape, np.int16)
-        cv2.setRNGSeed(int(random.integers(1 << 31)))
-        cv2.randn(noise, 0, random.uniform(2, 12))
-        image = cv2.add(image, noise, dtype=cv2.CV_8U)
+        noise = random.normal(0, random.uniform(2, 12), image.shape)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if random.random() < 0.3:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(25, 90))]
-        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
+        image = _compress(image, int(random.integers(25, 90)))
     return image
+
+
+def _compress(image: np.ndarray, quality: int) -> np.ndarray:
+    """What JPEG of this quality leaves of an image."""
+    coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR))
 
 
 def _motion_blur(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
@@ -157,7 +160,9 @@ def _motion_blur(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
-def shrink(random: np.random.Generator, image: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shrink(
+    random: np.random.Generator, image: np.ndarray, joints: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """A rendered frame made as small as broadcasts show divers: the torso 25 to 70 px, compressed.
 
     Returns the smaller image and its joints.
@@ -166,7 +171,6 @@ def shrink(random: np.random.Generator, image: np.ndarray, joints: np.ndarray) -
     factor = min(1.0, random.uniform(25, 70) / max(torso, 1.0))
     small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     if random.random() < 0.7:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 92))]
-        small = cv2.imdecode(cv2.imencode(".jpg", small, quality)[1], cv2.IMREAD_COLOR)
+        small = _compress(small, int(random.integers(30, 92)))
     scale = np.array(small.shape[1::-1]) / np.array(image.shape[1::-1])
     return small, (joints + 0.5) * scale - 0.5

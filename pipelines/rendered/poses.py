@@ -13,10 +13,8 @@ DIVING = (0.04, 0.06, 0.18, 0.32, 0.20, 0.10, 0.10)
 """Shares of the kinds as divers take them."""
 
 
-def random_motion(
-    random: np.random.Generator, count: int, kinds: tuple[float, ...] = MIXED
-) -> Motion:
-    """`count` unrelated poses; `kinds` are shares of KINDS, of which all but the upright are turned any way."""
+def random_motion(random: np.random.Generator, count: int, kinds: tuple[float, ...] = MIXED) -> Motion:
+    """`count` unrelated poses, `kinds` the shares of KINDS; all but the upright are turned any way."""
     motion = Motion.standing(count, 0.0)
     for index in range(count):
         kind = str(random.choice(KINDS, p=kinds))

@@ -1,0 +1,110 @@
+"""Runs a training worker in this process, or in the workers of Ray Train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipelines.checkpoint import write_durably
+from pipelines.errors import AqaError, ClusterError, ConfigError, CorruptError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_FAILURES = 3  # restarts of the Ray workers after a lost process or node
+
+Report = Callable[[dict[str, float]], None]
+Worker = Callable[[dict[str, Any], Report, "torch.device"], None]
+
+
+class Placement(Protocol):
+    """The settings that say where to train."""
+
+    @property
+    def num_workers(self) -> int: ...
+
+    @property
+    def use_gpu(self) -> bool: ...
+
+
+def launch(worker: Worker, spec: dict[str, Any], config: Placement) -> None:
+    """Call `worker` here (num_workers 0), or once in each Ray Train worker.
+
+    Args:
+        worker: a function of a module: (spec, report, device). It resumes from its own checkpoints.
+        spec: JSON values, with `run_dir`, a folder that every worker reaches.
+        config: num_workers, use_gpu.
+
+    Raises:
+        ClusterError: no GPU here, or the workers failed too often.
+        ConfigError, CorruptError, DataError: raised by a worker.
+    """
+    if config.num_workers == 0:
+        import torch
+
+        if config.use_gpu and not torch.cuda.is_available():
+            raise ClusterError("use_gpu", "this machine has no CUDA GPU", "leave use_gpu out")
+        worker(spec, lambda row: None, torch.device("cuda" if config.use_gpu else "cpu"))
+        return
+    from cluster.connect import connect
+
+    run_dir = Path(spec["run_dir"])
+    problem = run_dir / "error.json"
+    problem.unlink(missing_ok=True)
+    shutil.rmtree(run_dir / "ray", ignore_errors=True)  # our checkpoints resume the run, not Ray's records
+    with connect():
+        _fit(worker, spec, config, run_dir)
+    if problem.is_file():
+        told = json.loads(problem.read_text())
+        kinds = {kind.__name__: kind for kind in (ConfigError, CorruptError, DataError)}
+        raise kinds[told["kind"]](told["where"], told["cause"], told["remedy"])
+
+
+def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    def in_ray(loop_config: dict[str, Any]) -> None:
+        _ray_worker(worker, loop_config)
+
+    trainer = TorchTrainer(
+        in_ray,
+        train_loop_config=spec,
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(run_dir / "ray"),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise ClusterError(
+            run_dir,
+            f"the Ray workers failed {MAX_FAILURES + 1} times, last with: {_last_line(error)}",
+            "see the log above; the same command goes on from the newest checkpoint",
+        ) from error
+
+
+def _ray_worker(worker: Worker, spec: dict[str, Any]) -> None:
+    """Our own errors are the same on every worker and would come again: told, not retried."""
+    import ray.train
+    import ray.train.torch
+
+    try:
+        worker(spec, ray.train.report, ray.train.torch.get_device())
+    except AqaError as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            told = {"kind": type(error).__name__, "where": error.where, "cause": error.cause}
+            text = json.dumps({**told, "remedy": error.remedy}, indent=2)
+            write_durably(Path(spec["run_dir"]) / "error.json", text.encode())
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
