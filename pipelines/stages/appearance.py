@@ -162,15 +162,18 @@ def _check_timm_name(name: str, side: int) -> None:
     """Only networks inside timm: names such as hf-hub:... would reach for the internet."""
     import timm
 
-    if not timm.is_model(name):
+    try:
+        settings = timm.models.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # resnet18.tag with a tag that timm does not have
+        settings = None
+    if settings is None:
         near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.3)
         raise ConfigError(
             "extract.static_model",
             f"{name!r} is no network of timm",
             f"Did you mean {near[0]}?" if near else "See timm.list_models()",
         )
-    settings = timm.models.get_pretrained_cfg(name)
-    if settings is not None and settings.fixed_input_size and settings.input_size[-1] != side:
+    if settings.fixed_input_size and settings.input_size[-1] != side:
         raise ConfigError(
             "extract.static_model",
             f"{name} reads pictures of {settings.input_size[-1]} px only, and kind static gives {side} px",

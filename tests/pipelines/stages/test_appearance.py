@@ -187,7 +187,8 @@ def test_whole_clips_together_equal_clips_alone(kind):
     for one, other in zip(together, alone, strict=True):
         assert segments(one).shape == ((9, 1024) if kind == "i3d" else (3, 4096))
         assert segments(one).std() > 0.01
-        np.testing.assert_allclose(one["features"], other["features"], rtol=1e-3, atol=1e-4)
+        # half precision rounds to 5e-4 of a value; before that the sums differ by their order only
+        np.testing.assert_allclose(segments(one), segments(other), rtol=1e-3, atol=1e-4 * segments(one).max())
     assert not np.allclose(together[0]["features"], together[1]["features"], rtol=0.01)
 
 
@@ -285,6 +286,7 @@ def test_contradictions_are_refused(tmp_path):
     ("name", "message"),
     [
         ("resnet_34", "'resnet_34' is no network of timm. Did you mean resnet34"),
+        ("resnet18.of_nobody", "'resnet18.of_nobody' is no network of timm"),
         ("hf-hub:someone/network", "'hf-hub:someone/network' is no network of timm"),
         (
             "vit_tiny_patch16_224",
