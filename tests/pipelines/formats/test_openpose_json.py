@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aqa_models.skeletons import SKELETONS
 from pipelines.errors import DataError
 from pipelines.formats.export_poses import export_poses
 from pipelines.formats.import_poses import import_poses
@@ -32,14 +33,16 @@ def write(folder: Path, frame: int, *people: list, clip: str = "dive", **extra: 
 def in_our_words(name: str) -> str:
     side = {"R": "right_", "L": "left_"}.get(name[0], "") if name[1].isupper() else ""
     plain = name.removeprefix("R" if side == "right_" else "L" if side else "")
-    words = {"MidHip": "pelvis", "BigToe": "big_toe", "SmallToe": "small_toe"}
+    words = {"Neck": "shoulder_center", "MidHip": "pelvis", "BigToe": "big_toe", "SmallToe": "small_toe"}
     return side + words.get(plain, plain.lower())
 
 
 def test_the_orders_are_openposes() -> None:
     assert [in_our_words(name) for name in BODY_25] == list(BODY25)
     assert [in_our_words(name) for name in COCO] == list(OPENPOSE18)
-    assert set(OPENPOSE18) - set(joints_of("coco17")) == {"neck"}
+    assert set(OPENPOSE18) - set(joints_of("coco17")) == {"shoulder_center"}
+    if "body25" in SKELETONS:
+        assert SKELETONS["body25"].joints == BODY25
 
 
 def test_files_of_openpose_are_read(tmp_path: Path) -> None:
@@ -74,6 +77,22 @@ def test_the_order_coco_is_written_with_a_neck(tmp_path: Path, poses, clips, row
     assert np.allclose(table[1, :2], (xy[5] + xy[6]) / 2)
     assert np.allclose(table[COCO.index("RWrist"), :2], xy[10])
     assert content["people"][0]["person_id"] == [0]
+
+
+@pytest.mark.skipif("body25" not in SKELETONS, reason="there is no skeleton body25 to map to")
+def test_coco_is_mapped_to_body25_and_read_back(tmp_path: Path, poses, clips, row) -> None:
+    one = row("a", gaps=False)
+    export_poses(poses(one), clips("a"), "openpose", tmp_path / "out", skeleton="body25")
+    _, found, _ = import_poses("openpose", tmp_path / "out", rate_hz=10)
+    after = found.to_pylist()[0]
+    assert after["skeleton"] == "body25"
+    xy = np.array(after["keypoints"], np.float32).reshape(5, 25, 2)
+    before = np.array(one["keypoints"], np.float32).reshape(5, 17, 2)
+    assert np.array_equal(xy[:, BODY_25.index("RWrist")], before[:, 10])
+    assert np.array_equal(xy[:, BODY_25.index("LAnkle")], before[:, 15])
+    assert np.allclose(xy[:, BODY_25.index("Neck")], before[:, 5:7].mean(1))
+    assert np.allclose(xy[:, BODY_25.index("MidHip")], before[:, 11:13].mean(1))
+    assert np.isnan(xy[:, 19:]).all()  # COCO has no feet
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
