@@ -159,14 +159,18 @@ def import_(
         )
         report["warnings"] += clip_warnings(clips)
     else:
-        known = [*KINDS, *FORMATS]
-        near = difflib.get_close_matches(kind, known, n=1)
-        remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(known)}"
-        raise ConfigError(kind, "unknown kind of data", remedy)
+        raise _unknown_kind(kind)
     clips, warnings = _with_splits(clips, source, split_index, splits)
     report["warnings"] += warnings
     report["stats"] = stats(clips, poses)
     return clips, poses, report
+
+
+def _unknown_kind(kind: str) -> ConfigError:
+    known = [*KINDS, *FORMATS]
+    near = difflib.get_close_matches(kind, known, n=1)
+    remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(known)}"
+    return ConfigError(kind, "unknown kind of data", remedy)
 
 
 def _check_options(kind: str, **given: object) -> None:

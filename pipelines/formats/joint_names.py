@@ -8,13 +8,13 @@ from pathlib import Path
 from aqa_models.skeletons import SKELETONS
 from pipelines.errors import ConfigError, DataError
 
-# OpenPose's two orders; the second one has the neck, which COCO's own 17 joints lack.
+# OpenPose's two orders. Its Neck is the middle of the shoulders, which COCO's own 17 joints lack.
 _ARMS = "right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist"
 _LEGS = "right_hip right_knee right_ankle left_hip left_knee left_ankle"
 _FACE = "right_eye left_eye right_ear left_ear"
 _FEET = "left_big_toe left_small_toe left_heel right_big_toe right_small_toe right_heel"
-BODY25 = tuple(f"nose neck {_ARMS} pelvis {_LEGS} {_FACE} {_FEET}".split())
-OPENPOSE18 = tuple(f"nose neck {_ARMS} {_LEGS} {_FACE}".split())
+BODY25 = tuple(f"nose shoulder_center {_ARMS} pelvis {_LEGS} {_FACE} {_FEET}".split())
+OPENPOSE18 = tuple(f"nose shoulder_center {_ARMS} {_LEGS} {_FACE}".split())
 
 
 def joints_of(name: str) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def _in_order(track: Track) -> np.ndarray:
         sides = [joints.index("left_shoulder"), joints.index("right_shoulder")]
         neck = table[:, sides].mean(axis=1, keepdims=True)
         neck[(sure[:, sides] == 0).any(1)] = 0
-        order = [joints.index(name) if name != "neck" else len(joints) for name in OPENPOSE18]
+        order = [joints.index(name) if name in joints else len(joints) for name in OPENPOSE18]
         table = np.concatenate([table, neck], axis=1)[:, order]
     return table.reshape(len(table), -1)
 
