@@ -107,6 +107,17 @@ def _extract(
     return _summary(work, table, clips, plan) | report
 
 
+def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
+    """What the store holds of a clip, and what these settings would do with it; see `pipelines.why`."""
+    from pipelines.why import why
+
+    detection = find_people_work(config)
+    key = spec_key(detection.spec) if detection else ""
+    work = find_work_of(config, use_gpu=config.precision == "auto" and _gpus() > 0, people_key=key)
+    wanted = {detection.family: detection.spec} if detection else {}
+    return why(store_path, clip_id, wanted | {work.family: work.spec})
+
+
 def _clips_to_decode(store: Store) -> pa.Table:
     """All clips of the store but those whose keypoints were imported."""
     clips = store.clips.read()
