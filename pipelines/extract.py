@@ -7,7 +7,6 @@ Killed anywhere, the same command does the rest and nothing twice.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -69,7 +68,7 @@ def extract(
     given = None if source is None else read_manifest(source)
     detection = find_people_work(config)
     key = spec_key(detection.spec) if detection else ""
-    work = find_work_of(config, use_gpu=config.precision == "auto" and _gpus() > 0, people_key=key)
+    work = find_work_of(config, people_key=key)
     fresh = not (store_path / "store.json").is_file()
     store = Store(store_path) if dry_run and fresh and given is not None else open_store(
         store_path, create=given is not None and not dry_run
@@ -113,7 +112,7 @@ def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
 
     detection = find_people_work(config)
     key = spec_key(detection.spec) if detection else ""
-    work = find_work_of(config, use_gpu=config.precision == "auto" and _gpus() > 0, people_key=key)
+    work = find_work_of(config, people_key=key)
     wanted = {detection.family: detection.spec} if detection else {}
     return why(store_path, clip_id, wanted | {work.family: work.spec})
 
@@ -126,18 +125,6 @@ def _clips_to_decode(store: Store) -> pa.Table:
             imported = store.poses(key).read(columns=["clip_id"]).column("clip_id")
             clips = clips.filter(pc.invert(pc.is_in(clips.column("clip_id"), imported.combine_chunks())))
     return clips
-
-
-def _gpus() -> int:
-    """GPUs of the cluster in use; a local Ray is not started to find out."""
-    if os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
-        from cluster.connect import connect
-
-        with connect():
-            return _sizes(ExtractConfig()).gpus
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _run(
@@ -320,10 +307,9 @@ def _dry_run(
         "would_compute": plan.todo.num_rows,
         "because": plan.reasons,
         "already_done": plan.already_done,
-        "spec": work.spec,
     }
     if plan.todo.num_rows == 0:
-        return result
+        return result | {"spec": work.spec}
     sample = choose_probe(plan.todo, _known_sizes(plan.todo))
     with connect():
         usual = _sizes(config)
@@ -331,7 +317,8 @@ def _dry_run(
         cost, _ = _stream(sample, work, probing, config, None, progress=lambda line: None)
         sizes = _chosen(config, best_sizes(usual.cpus, usual.gpus, cost))
     probed = {"probed_clips": sample.num_rows, "cores": sizes.cpus, "gpus": sizes.gpus}
-    return result | probed | forecast(plan.todo.num_rows, sizes, cost).as_dict()
+    figures = forecast(plan.todo.num_rows, sizes, cost).as_dict()
+    return result | probed | figures | {"spec": work.spec}
 
 
 def _forecast_line(figures: dict) -> str:

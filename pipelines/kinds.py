@@ -78,15 +78,14 @@ def find_people_work(config: ExtractConfig) -> Work | None:
     return Work("people", PEOPLE, spec, _decode_stage(config, model.fit), network, finish)
 
 
-def find_work_of(config: ExtractConfig, *, use_gpu: bool = False, people_key: str = "") -> Work:
+def find_work_of(config: ExtractConfig, *, people_key: str = "") -> Work:
     """The pass that makes what is asked for.
 
     Args:
         config: kind, network, sampling.
-        use_gpu: whether the networks will run on GPUs, which decides what precision `auto` is.
         people_key: table whose boxes are used; empty = boxes of the clips table.
     """
-    precision = pose.resolve_precision(config.precision, use_gpu)
+    precision = pose.resolve_precision(config.precision)
     if config.kind == "pose":
         return _pose_work(config, precision, people_key)
     return _appearance_work(config, precision)
