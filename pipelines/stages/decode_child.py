@@ -74,6 +74,7 @@ BYTES_PER_PIXEL = 24  # reference pictures plus RGB copies while decoding, budge
 LUMA_TOLERANCE = 6.0  # mean absolute difference of 255 between a frame and its own fingerprint
 NEIGHBOUR_MARGIN = 0.5  # a frame this much nearer to its neighbour's fingerprint is the neighbour
 BEAT_S = 0.5
+DECORD_AHEAD = 64  # frames it decodes in advance at most, measured: 60 of 1920 x 1080
 # Of the last file: demuxer, sha256, and the ruling with (True) or without proof.
 _LAST_FILE: dict[tuple[int, ...], tuple[str, str, dict[bool, Referee]]] = {}
 Beat = Callable[[], None]
@@ -95,6 +96,9 @@ def read_decord(
     """
     if decord is None:
         raise Disagreement("decord cannot be imported here")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 < 0.6 * limit < ruling.coded_size[0] * ruling.coded_size[1] * 3 * DECORD_AHEAD:
+        raise Disagreement(f"decord would keep {DECORD_AHEAD} frames of {ruling.coded_size} in memory")
     read_log(log)  # what earlier files left
     try:
         reader = decord.VideoReader(f"/dev/fd/{fd}", ctx=decord.cpu(0), num_threads=1)
@@ -107,7 +111,8 @@ def read_decord(
                 position += 1
                 beat()
             frame = picture.asnumpy()
-            if complaint := read_log(log):
+            complaint = read_log(log)
+            if complaint and ruling.fingerprints is None:  # else the comparison decides
                 raise Disagreement(f"decord complains: {plain(complaint.decode('utf-8', 'replace'))}")
             luma = own_luma(as_coded(frame, ruling.turn), ruling)
             if ruling.fingerprints is None:
@@ -335,11 +340,13 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         pictures: upright frames, one for each different index in `plan.indices[done:]`.
         done: frames of the plan that have been handed out already.
     """
-    shown = -1
+    shown, frames = -1, np.empty(0, np.uint8)
+    width, height = plan.out_size()
     for start in range(done, len(plan.indices), plan.per_part):
         indices = plan.indices[start : start + plan.per_part]
-        width, height = plan.out_size()
-        frames = np.empty((len(plan.people), len(indices), height, width, 3), np.uint8)
+        shape = (len(plan.people), len(indices), height, width, 3)
+        if frames.shape != shape:  # else the memory is used again: the part before has been sent
+            frames.resize(shape, refcheck=False)
         for position, index in enumerate(indices):
             if index != shown:  # indices ascend: repeats are neighbours
                 picture, shown = next(pictures), index
@@ -348,7 +355,7 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         stop = start + len(indices)
         yield (
             {
-                "shape": frames.shape,
+                "shape": shape,
                 "people": plan.people,
                 "frame_index": indices.tolist(),
                 "time_s": plan.time_s[start:stop].tolist(),
@@ -357,7 +364,6 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
             },
             frames,
         )
-        del frames
 
 
 def cut(picture: np.ndarray, plan: Plan, box: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pipelines.stages.decode import DecodeGuard
 
 
 @pytest.fixture(scope="session")
-def decode_guard() -> Iterator[DecodeGuard]:
+def guard() -> Iterator[DecodeGuard]:
     """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
+    with DecodeGuard(timeout_s=60, memory_mb=3000) as process:
+        yield process

@@ -24,6 +24,13 @@ REQUESTS = (
     {"start_s": 0.3, "end_s": 1.1, "frames_per_part": 6},
     {"start_s": 0.55, "sampling": "uniform:9", "frames_per_part": 2},
 )
+# Their packets do not say what is shown, or decord counts otherwise: the referee is asked unasked.
+ALWAYS_PROVEN = {name for name in CORPUS if name.endswith((".avi", ".ts", ".mpg"))} | {
+    "h264_edit_list.mp4",
+    "hevc_open_gop_cut.mkv",
+    "hevc_open_gop_cut.mp4",
+    "mpeg4_b_frames.mp4",
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +47,19 @@ def corpus(tmp_path_factory) -> Callable[[str], tuple[Path, Truth]]:
 
 @pytest.mark.parametrize("referee", [True, False])
 @pytest.mark.parametrize("name", CORPUS)
-def test_every_frame_is_exact_or_the_file_is_refused(corpus, decode_guard, name, referee):
+def test_every_frame_is_exact_or_the_file_is_refused(corpus, guard, name, referee):
     path, truth = corpus(name)
     if truth.numbers is None:
-        assert reject(decode_guard, path, referee=referee).code in {"truncated", "corrupt"}
+        assert reject(guard, path, referee=referee).code in {"truncated", "corrupt"}
         return
-    clip = read(decode_guard, path, referee=referee)
+    clip = read(guard, path, referee=referee)
     assert numbers(clip) == truth.numbers
     assert clip.frame_index.tolist() == list(range(len(truth.numbers)))
     np.testing.assert_allclose(clip.time_s * 1000, truth.time_ms, atol=1.5)  # containers round to 1 ms
     assert (clip.width_px, clip.height_px) == truth.size == clip.frames.shape[2:0:-1]
-    assert clip.decoder_note == "not refereed" or referee or path.suffix not in (".mp4", ".mkv", ".webm")
+    assert (clip.decoder_note == "not refereed") == (not referee and name not in ALWAYS_PROVEN)
     for changes in REQUESTS:
-        part = read(decode_guard, path, referee=referee, **changes)
+        part = read(guard, path, referee=referee, **changes)
         wanted = {"sampling": "all", "start_s": None, "end_s": None} | changes
         del wanted["frames_per_part"]
         assert part.frame_index.tolist() == sample_indices(clip.time_s, **wanted).tolist()

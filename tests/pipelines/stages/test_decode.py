@@ -20,7 +20,6 @@ from pipelines.stages.decode import (
     DecodeGuard,
     box_to_center_scale,
     fix_aspect,
-    sample_indices,
     warp_matrix,
 )
 
@@ -29,56 +28,6 @@ sys.path.insert(0, str(HERE))
 
 from decode_calls import numbers, read, reject  # noqa: E402
 from make_videos import draw, read_number, write_video  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def guard():
-    """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
-
-
-# ---------------------------------------------------------------- sampling, by hand
-
-
-def test_all_keeps_start_and_drops_end():
-    times = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert sample_indices(times, "all").tolist() == [0, 1, 2, 3, 4]
-    assert sample_indices(times, "all", 0.1, 0.3).tolist() == [1, 2]
-    assert sample_indices(times, "all", 0.5, None).tolist() == []
-
-
-def test_uniform_is_floor_of_linspace_and_repeats():
-    times = np.arange(10) / 10
-    assert sample_indices(times, "uniform:4").tolist() == [0, 3, 6, 9]
-    assert sample_indices(times, "uniform:5").tolist() == [0, 2, 4, 6, 9]  # 0 2.25 4.5 6.75 9
-    assert sample_indices(times[:2], "uniform:5").tolist() == [0, 0, 0, 0, 1]
-    assert sample_indices(times, "uniform:1", 0.2).tolist() == [2]
-
-
-def test_fps_takes_the_nearest_frame_of_each_tick():
-    at_30 = np.arange(31) / 30
-    assert sample_indices(at_30, "fps:10").tolist() == list(range(0, 31, 3))
-    at_25 = np.arange(26) / 25  # ticks 0, 2.5, 5, ... frames; a tie goes to the earlier frame
-    assert sample_indices(at_25, "fps:10").tolist() == [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25]
-    uneven = np.array([0.0, 0.04, 0.21, 0.26, 0.9])  # ticks 0 .1 .2 .3 .4 .5 | .6 .7 .8 .9
-    assert sample_indices(uneven, "fps:10").tolist() == [0, 1, 2, 3, 4]
-
-
-def test_fps_beyond_the_source_gives_each_frame_once():
-    assert sample_indices(np.arange(5) / 5, "fps:1000000000").tolist() == [0, 1, 2, 3, 4]
-    assert sample_indices(np.arange(5) / 5, "fps:0.1").tolist() == [0]
-
-
-def test_fps_ticks_start_with_the_clip():
-    assert sample_indices(np.arange(100) / 50, "fps:10", 1.06, 1.5).tolist() == [53, 58, 63, 68, 73]
-
-
-@pytest.mark.parametrize("sampling", ["every:3", "fps:0", "fps:x", "uniform:0", "uniform:-3", "fps:"])
-def test_unknown_sampling_is_named(sampling):
-    with pytest.raises(ValueError, match="is none of all, fps:R, uniform:M"):
-        sample_indices(np.arange(3.0), sampling)
-
 
 # ---------------------------------------------------------------- crop geometry
 

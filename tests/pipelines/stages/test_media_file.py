@@ -11,22 +11,13 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import (
-    DecodeGuard,
-)
+from pipelines.stages.decode import DecodeGuard
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from decode_calls import numbers, read, reject  # noqa: E402
 from make_videos import write_audio, write_video  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def guard():
-    """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
 
 
 def test_truncated_files_are_refused(guard, tmp_path):

@@ -12,23 +12,12 @@ import numpy as np
 import pytest
 
 from pipelines.errors import REJECT_CODES
-from pipelines.stages.decode import (
-    Crop,
-    DecodeGuard,
-)
+from pipelines.stages.decode import Crop, DecodeGuard
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from decode_calls import read, reject  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def guard():
-    """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
-
 
 QUICK = {
     "decord__unordered.mov",
