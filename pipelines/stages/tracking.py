@@ -20,8 +20,9 @@ PATIENCE_S = 1.0
 _SURE = 0.5  # boxes with at least this score choose their track first
 _LEAST_GIOU = -0.3  # of a box and the predicted box; two boxes of equal size 0.86 widths apart, side by side
 _LEAST_GIOU_UNSURE = 0.3
-_DUPLICATE_IOU = 0.6  # a box that overlaps a tracked one this much begins no track
-_GAIN = 0.5  # how far a new displacement moves the velocity
+_DUPLICATE_IOU = 0.6  # a box that overlaps another person's this much begins no track
+_HIDDEN = 0.5  # share of a person's predicted box that another box covers
+_GAIN = 0.3  # how far a new displacement moves the velocity
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Track:
         frames: (n,) positions of the frames, ascending, in which the person was detected.
         boxes: (n, 4) float32 x1 y1 x2 y2.
         scores: (n,) float32.
-        doubtful: positions at which the box fitted another person's track better, or the track went on
-            after an overlap in which the two could have been exchanged.
+        doubtful: positions at which this person and another part, one of whom had hidden the other: from
+            there on the two may be exchanged.
     """
 
     frames: list[int] = field(default_factory=list)
@@ -100,6 +101,7 @@ class _Tracker:
         self.velocity = np.empty((0, 2))  # of its centre, px per frame, the camera's motion taken off
         self.missed = np.empty(0, int)  # frames since then
         self.seen = np.empty(0, int)  # boxes it has
+        self.hider = np.empty(0, int)  # track that covered it when it was last looked for; -1 = none
 
     def step(self, frame: int, boxes: np.ndarray, scores: np.ndarray, motion: np.ndarray) -> None:
         """Assign the boxes of one frame."""
@@ -115,15 +117,14 @@ class _Tracker:
             for row, column in _assign(giou[np.ix_(rows, columns)], least):
                 taken[rows[row]], free[columns[column]] = columns[column], False
         hit = taken >= 0
-        self._note_doubt(frame, predicted, boxes, taken, giou)
+        self._note_doubt(frame, predicted, boxes, taken)
         for place in np.flatnonzero(hit):
             track = self.tracks[self.alive[place]]
             track.frames.append(frame)
             track.boxes.append(boxes[taken[place]].astype(np.float32))
             track.scores.append(float(scores[taken[place]]))
         self._update(hit, boxes[taken[hit]])
-        near = overlap(boxes[~free], boxes)[0].max(axis=0) if (~free).any() else np.zeros(len(boxes))
-        self._begin(frame, boxes, scores, free & (scores >= START_SCORE) & (near < _DUPLICATE_IOU))
+        self._begin(frame, boxes, scores, free)
 
     def _move_with_camera(self, motion: np.ndarray) -> None:
         a, b, x, y = motion
@@ -133,15 +134,20 @@ class _Tracker:
         self.box = np.concatenate([centre - size, centre + size], axis=1)
         self.velocity = self.velocity @ turn
 
-    def _note_doubt(
-        self, frame: int, predicted: np.ndarray, boxes: np.ndarray, taken: np.ndarray, giou: np.ndarray
-    ) -> None:
-        """Mark boxes that lie where another person was expected."""
-        for place in np.flatnonzero(taken >= 0):
-            others = giou[:, taken[place]].copy()
-            others[place] = -1
-            if len(others) > 1 and others.max() > giou[place, taken[place]]:
-                self.tracks[self.alive[place]].doubtful.append(frame)
+    def _note_doubt(self, frame: int, predicted: np.ndarray, boxes: np.ndarray, taken: np.ndarray) -> None:
+        """Mark where persons part of whom one had hidden the other: they may have changed places."""
+        hit = taken >= 0
+        for place in np.flatnonzero(hit & (self.hider >= 0)):
+            track, other = int(self.alive[place]), int(self.hider[place])
+            self.tracks[track].doubtful.append(frame)
+            self.tracks[other].doubtful.append(frame)
+        self.hider[hit] = -1
+        lost, seen = np.flatnonzero(~hit), np.flatnonzero(hit)
+        if len(lost) and len(seen):
+            cover = _covered(predicted[lost], boxes[taken[seen]])
+            best = cover.argmax(axis=1)
+            hidden = cover.max(axis=1) > _HIDDEN
+            self.hider[lost[hidden]] = self.alive[seen[best[hidden]]]
 
     def _update(self, hit: np.ndarray, boxes: np.ndarray) -> None:
         shift = ((boxes[:, :2] + boxes[:, 2:]) - (self.box[hit, :2] + self.box[hit, 2:])) / 2
@@ -153,11 +159,17 @@ class _Tracker:
         self.missed = np.where(hit, 0, self.missed + 1)
         keep = self.missed < self.patience
         self.alive, self.box, self.velocity = self.alive[keep], self.box[keep], self.velocity[keep]
-        self.missed, self.seen = self.missed[keep], self.seen[keep]
+        self.missed, self.seen, self.hider = self.missed[keep], self.seen[keep], self.hider[keep]
 
-    def _begin(self, frame: int, boxes: np.ndarray, scores: np.ndarray, start: np.ndarray) -> None:
-        new = np.flatnonzero(start)
-        if not len(new):
+    def _begin(self, frame: int, boxes: np.ndarray, scores: np.ndarray, free: np.ndarray) -> None:
+        """Begin tracks with the sure boxes that are free and no second box on the same person."""
+        known, new = np.flatnonzero(~free).tolist(), []
+        starts = np.flatnonzero(free & (scores >= START_SCORE))
+        for place in starts[np.argsort(-scores[starts], kind="stable")]:
+            if not len(known) or overlap(boxes[place][None], boxes[known])[0].max() < _DUPLICATE_IOU:
+                known.append(place)
+                new.append(place)
+        if not new:
             return
         self.alive = np.concatenate([self.alive, len(self.tracks) + np.arange(len(new))])
         for place in new:
@@ -166,6 +178,15 @@ class _Tracker:
         self.velocity = np.concatenate([self.velocity, np.zeros((len(new), 2))])
         self.missed = np.concatenate([self.missed, np.zeros(len(new), int)])
         self.seen = np.concatenate([self.seen, np.ones(len(new), int)])
+        self.hider = np.concatenate([self.hider, np.full(len(new), -1)])
+
+
+def _covered(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M) share of each box that each other box covers."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return np.clip(high - low, 0, None).prod(axis=-1) / np.maximum(area, 1e-9)[:, None]
 
 
 def _assign(giou: np.ndarray, least: float) -> list[tuple[int, int]]:
