@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +22,10 @@ HRNET = "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Makes a weights file with seeded random values for a config name."""
+    """Makes a weights file with seeded random values for a config name.
+
+    Batch normalisation has seen noise: without that the activations fade and all heatmaps are flat.
+    """
     folder = tmp_path_factory.mktemp("weights")
 
     def make(name: str):
@@ -32,6 +37,13 @@ def weights(tmp_path_factory):
         if not path.exists():
             torch.manual_seed(0)
             network = init_model(pose.read_pose_config(name), None, device="cpu")
+            for module in network.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(module.weight)
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.momentum = None
+            with torch.no_grad():
+                network.train().extract_feat(torch.randn(2, 3, 256, 192))
             save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
         return path
 
@@ -87,6 +99,7 @@ def test_equals_mmpose_inference(name, flip_test, weights):
     config.model.test_cfg.flip_test = flip_test
     reference = init_model(config, None, device="cpu")
     mmpose_compat.load_weights(reference, model.weights)
+    double = copy.deepcopy(reference).double()
     rgb = image()
     boxes = [(0.0, 0.0, 320.0, 240.0), (40.5, 10.25, 200.0, 230.75)]
     for box in boxes:
@@ -95,7 +108,13 @@ def test_equals_mmpose_inference(name, flip_test, weights):
         rows = pa.Table.from_pylist([decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED)
         row = estimate(model, network, rows).to_pylist()[0]
         found = np.asarray(row["keypoints"]).reshape(row["num_frames"], row["num_joints"], 2)
-        np.testing.assert_allclose(found[0], expected.pred_instances.keypoints[0], atol=1e-3)
+        expected = expected.pred_instances.keypoints[0]
+        # DARK divides by the curvature of the heatmap. On the noise that a random network gives, MMPose
+        # itself then differs between fp32 and fp64; such joints cannot be compared.
+        exact = inference_topdown(double, rgb[..., ::-1].copy(), np.asarray([box]))[0]
+        steady = np.abs(exact.pred_instances.keypoints[0] - expected).max(-1) < 1e-4
+        assert steady.mean() >= (0.5 if name == HRNET else 1.0)
+        np.testing.assert_allclose(found[0][steady], expected[steady], atol=1e-3)
 
 
 def test_batches_across_clips_change_nothing(weights):
