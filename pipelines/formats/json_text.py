@@ -12,8 +12,8 @@ from pipelines.datasets.problems import shorten
 from pipelines.datasets.source_file import read_source
 from pipelines.errors import DataError, SecurityError
 
-MAX_BYTES = 256 * 2**20
-MAX_EXPANDED_BYTES = 2**30
+MAX_BYTES = 512 * 2**20
+MAX_EXPANDED_BYTES = 2**32
 # What values take in memory, at most, by the sign that shows them: an object, its pairs, a list, a text
 # (two quotes), a number with its place in a list.
 _COSTS = {b"{": 300, b":": 300, b"[": 110, b'"': 40, b",": 50}
@@ -25,7 +25,7 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
     Raises:
         DataError: no JSON, not UTF-8, NaN or infinite numbers, a key twice, nested too deeply.
-        SecurityError: the file is larger than allowed or would expand beyond 1 GiB.
+        SecurityError: the file is larger than allowed or could expand beyond 4 GiB.
     """
     data = read_source(path, max_bytes)
     if (need := expanded_bytes(data)) > MAX_EXPANDED_BYTES:
