@@ -12,10 +12,11 @@ from pipelines.datasets.problems import shorten
 from pipelines.datasets.source_file import read_source
 from pipelines.errors import DataError, SecurityError
 
-MAX_BYTES = 256 * 2**20
-MAX_EXPANDED_BYTES = 2**30
-# What a value takes in Python's memory, at most: a dictionary, a list, a number with its place in a list.
-_DICT_BYTES, _LIST_BYTES, _VALUE_BYTES = 240, 72, 40
+MAX_BYTES = 512 * 2**20
+MAX_EXPANDED_BYTES = 2**32
+# What values take in memory, at most, by the sign that shows them: an object, its pairs, a list, a text
+# (two quotes), a number with its place in a list.
+_COSTS = {b"{": 300, b":": 300, b"[": 110, b'"': 40, b",": 50}
 _REMEDY = "write the file again with a JSON library"
 
 
@@ -24,12 +25,10 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
     Raises:
         DataError: no JSON, not UTF-8, NaN or infinite numbers, a key twice, nested too deeply.
-        SecurityError: the file is larger than allowed or would expand beyond 1 GiB.
+        SecurityError: the file is larger than allowed or could expand beyond 4 GiB.
     """
     data = read_source(path, max_bytes)
-    need = len(data) + _DICT_BYTES * data.count(b"{") + _LIST_BYTES * data.count(b"[")
-    need += _VALUE_BYTES * data.count(b",")
-    if need > MAX_EXPANDED_BYTES:
+    if (need := expanded_bytes(data)) > MAX_EXPANDED_BYTES:
         raise SecurityError(path, f"reading it could take {need:,} bytes of memory", "split the file")
     try:
         return json.loads(data.decode("utf-8-sig"), parse_constant=_no_number, object_pairs_hook=_unique)
@@ -37,6 +36,12 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
         raise DataError(path, "values are nested too deeply", _REMEDY) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(path, f"this is no JSON that can be read ({str(error)[:150]})", _REMEDY) from None
+
+
+def expanded_bytes(data: bytes) -> int:
+    """Upper bound on the memory that reading this text takes, from counts of its signs."""
+    text = len(data) * (1 if data.isascii() else 4)  # one character beyond the plane makes all of them wide
+    return 2 * text + 4096 + sum(cost * data.count(sign) for sign, cost in _COSTS.items())
 
 
 def _no_number(text: str) -> None:

@@ -8,7 +8,6 @@ import pickletools
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +166,12 @@ def test_every_trick_is_refused_by_its_reason(tmp_path: Path, name: str) -> None
         read_pickle(tmp_path / "a.pkl")
 
 
+def child_seconds() -> float:
+    """Processor time of ended child processes: what a busy machine does not stretch."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def bomb(levels: int, leaf: bytes = b"K\x01") -> bytes:
     """`levels` tuples, each of which holds the one below twice: 2 ** levels leaves."""
     return (
@@ -179,10 +184,10 @@ def bomb(levels: int, leaf: bytes = b"K\x01") -> bytes:
 
 def test_shared_values_do_not_expand(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(bomb(28))
-    started = time.perf_counter()
+    started = child_seconds()
     with pytest.raises(SecurityError, match="shared values expand beyond bounds"):
         read_pickle(tmp_path / "a.pkl")
-    assert time.perf_counter() - started < 2
+    assert child_seconds() - started < 2
     text = b"X" + (2**20).to_bytes(4, "little") + b"a" * 2**20
     (tmp_path / "b.pkl").write_bytes(bomb(20, text))
     with pytest.raises(SecurityError, match="shared values expand beyond bounds"):
@@ -266,10 +271,10 @@ def test_damage_anywhere_gives_our_errors_or_plain_values() -> None:
 def test_hostile_files_are_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    started = time.perf_counter()
+    started = child_seconds()
     with pytest.raises((SecurityError, DataError), match=path.name) as caught:
         read_pickle(path)
-    assert time.perf_counter() - started < 2
+    assert child_seconds() - started < 2
     if path.name[:2] not in ("13", "30"):  # cut off, and a zip file: damaged, not hostile, as pickles
         assert isinstance(caught.value, SecurityError)
     assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < max(before + 1, 256 * 1024)
