@@ -3,16 +3,18 @@
     python benchmarks/bench_plan.py [--clips 10000 100000 1000000] [--rows-per-file 256] [--out plan.json]
 
 For each size, in a temporary folder: one empty source file per clip; the clips are put into a new store;
-`find_work` runs when nothing, half, and all of them are done; in between, a decoder that does nothing makes
-rows of two frames, the real `write_file` writes them (flushed and read back), and the real `Writer` commits.
+`find_work` runs when nothing, half, and all of them are done. In between a decoder and a network that do
+nothing make rows of two frames: the first half goes through extraction's own `Collector`, the second half
+is committed at the collector's pace in files of `--rows-per-file` rows, as a slow run leaves them.
 Every step is a process of its own; its memory is the kernel's VmHWM, which counts the libraries too.
-On a busy machine wall time tells little: `plan_cpu_s` is the processor time of all threads.
-`commit_share` is the time in commits over the whole time of the loop that writes and commits.
+On a busy machine wall time tells little: `plan_cpu_s` is the processor time of all threads. `commit_share` is
+the time in transactions over that of the whole loop, which also makes, writes, flushes and reads back files.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -22,16 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import deltalake
 import numpy as np
 import pyarrow as pa
 
 from pipelines import plan, sources
-from pipelines.schema import CLIPS, POSES
+from pipelines.collect import MIN_SECONDS, Collector
+from pipelines.schema import CLIPS, POSE_PARTS
 from pipelines.store import open_store
-from pipelines.table import Writer
+from pipelines.table import Table, Writer
 
 SPEC = {"kind": "poses", "network": "none"}
 FRAMES, JOINTS = 2, 17
@@ -59,7 +64,7 @@ def source(folder: Path, number: int) -> Path:
     return folder / "videos" / str(number // FILES_PER_FOLDER) / f"{number}.mp4"
 
 
-def make_rows(clips: pa.Table) -> pa.Table:
+def make_parts(clips: pa.Table) -> pa.Table:
     """What a decoder and a network that do nothing give for these clips."""
     count = clips.num_rows
     size, mtime = sources.look(clips["uri"].combine_chunks())
@@ -77,8 +82,9 @@ def make_rows(clips: pa.Table) -> pa.Table:
         "num_coordinates": np.full(count, 2, np.int32),
         "keypoints": pa.ListArray.from_arrays(offsets, points),
     }
-    columns = [values.get(field.name, pa.nulls(count, field.type)) for field in POSES]
-    return pa.table(columns, schema=POSES)
+    values |= {"part": np.zeros(count, np.int32), "last": pa.array([True] * count)}
+    columns = [values.get(field.name, pa.nulls(count, field.type)) for field in POSE_PARTS]
+    return pa.table(columns, schema=POSE_PARTS)
 
 
 def step_put(folder: Path, count: int, _: int) -> dict:
@@ -86,7 +92,7 @@ def step_put(folder: Path, count: int, _: int) -> dict:
     for start in range(0, count, FILES_PER_FOLDER):
         source(folder, start).parent.mkdir(parents=True)
         for number in range(start, min(count, start + FILES_PER_FOLDER)):
-            source(folder, number).touch()
+            os.mknod(source(folder, number))
     clips = make_clips(folder, count)
     store = open_store(folder / "store", create=True)
     started = time.perf_counter()
@@ -108,24 +114,49 @@ def step_plan(folder: Path, _: int, __: int) -> dict:
     return {"todo": found.todo.num_rows, "plan_s": seconds, "plan_cpu_s": cpu, "of_it_reading_clips_s": read}
 
 
-def step_commit(folder: Path, count: int, rows_per_file: int) -> dict:
-    """Write and commit half of the clips."""
+def step_collect(folder: Path, count: int, rows_per_file: int) -> dict:
+    """Give half of the clips to the collector, as extraction does: it makes the files and commits them."""
+    with unfinished(folder, count) as (table, writer, todo):
+        timed, written = Timed(writer, "commit"), Timed(table, "write_file")
+        collector = Collector(table, writer, finish=lambda rows: rows)
+        begin = time.perf_counter()
+        for start in range(0, todo.num_rows, rows_per_file):
+            collector.add(make_parts(todo.slice(start, rows_per_file)))
+        collector.commit()
+        return costs(todo, timed, written, time.perf_counter() - begin)
+
+
+def step_small_files(folder: Path, count: int, rows_per_file: int) -> dict:
+    """Commit half of the clips at the collector's pace, but in many more files, as a slow run leaves them."""
+    with unfinished(folder, count) as (table, writer, todo):
+        timed, written = Timed(writer, "commit"), Timed(table, "write_file")
+        waiting: list = []
+        begin = committed = time.perf_counter()
+        for start in range(0, todo.num_rows, rows_per_file):
+            waiting.append(table.write_file(make_parts(todo.slice(start, rows_per_file))))
+            now = time.perf_counter()
+            if now - committed > max(MIN_SECONDS, 0.01 * (now - begin)):
+                writer.commit(waiting)
+                waiting, committed = [], time.perf_counter()
+        writer.commit(waiting)
+        return costs(todo, timed, written, time.perf_counter() - begin)
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path, count: int) -> Iterator[tuple[Table, Writer, pa.Table]]:
+    """The table, its writer, and half of all clips, none of which it has."""
     store = open_store(folder / "store")
     table = store.create("poses", SPEC)
     todo = plan.find_work(store.clips.read(), table).todo.slice(0, count // 2)
-    begin = time.perf_counter()
     with table.writer() as writer:
-        opening = time.perf_counter() - begin
-        timed = Timed(writer)
-        begin = time.perf_counter()
-        for start in range(0, todo.num_rows, rows_per_file):
-            writer.take(table.write_file(make_rows(todo.slice(start, rows_per_file))))
-        writer.flush()
-        seconds = time.perf_counter() - begin
+        yield table, writer, todo
+
+
+def costs(todo: pa.Table, timed: Timed, written: Timed, seconds: float) -> dict:
     return {
         "rows": todo.num_rows,
-        "open_writer_s": opening,
-        "write_and_commit_s": seconds,
+        "seconds": seconds,
+        "writing_s": sum(written.seconds),
         "commits": len(timed.seconds),
         "commit_s": sum(timed.seconds),
         "longest_commit_s": max(timed.seconds),
@@ -134,21 +165,21 @@ def step_commit(folder: Path, count: int, rows_per_file: int) -> dict:
 
 
 class Timed:
-    """Measures each `flush` of a writer."""
+    """Measures each call of a method of one object."""
 
-    def __init__(self, writer: Writer):
+    def __init__(self, thing: object, method: str):
         self.seconds: list[float] = []
-        self._flush = writer.flush
-        writer.flush = self.flush
+        self._call = getattr(thing, method)
+        setattr(thing, method, self)
 
-    def flush(self) -> int:
+    def __call__(self, argument: Any) -> Any:
         begin = time.perf_counter()
-        rows = self._flush()
+        result = self._call(argument)
         self.seconds.append(time.perf_counter() - begin)
-        return rows
+        return result
 
 
-STEPS = {"put": step_put, "plan": step_plan, "commit": step_commit}
+STEPS = {"put": step_put, "plan": step_plan, "collect": step_collect, "small_files": step_small_files}
 
 
 def run_step(name: str, folder: Path, count: int, rows_per_file: int) -> dict:
@@ -165,10 +196,9 @@ def measure(count: int, rows_per_file: int) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result: dict = {"clips": count, "put": run_step("put", folder, count, rows_per_file)}
-        for done in (0, 50, 100):
-            result[f"plan_{done}_done"] = run_step("plan", folder, count, rows_per_file)
-            if done < 100:
-                result[f"commit_from_{done}"] = run_step("commit", folder, count, rows_per_file)
+        for name in ("plan_0_done", "collect", "plan_50_done", "small_files", "plan_100_done"):
+            step = "plan" if name.startswith("plan") else name
+            result[name] = run_step(step, folder, count, rows_per_file)
         result["files"] = sum(1 for _ in (folder / "store" / "poses").rglob("part-*.parquet"))
     print(json.dumps(result), file=sys.stderr)
     return result

@@ -36,8 +36,6 @@ _MAKE_ROOM = "Free space or fix permissions, then run the same command again; co
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 # Small enough to read a few rows of a large file, large enough that a million short rows are few groups.
 _ROW_GROUP_BYTES = 8 << 20
-SECONDS_BETWEEN_COMMITS = 2.0
-MAX_COMMIT_SHARE = 0.02
 # Training pins snapshots: the log is never shortened, whatever its age.
 _KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 
@@ -249,8 +247,6 @@ class Writer:
         self.table = table
         self._delta = table.delta()
         self._add_missing_columns()
-        self._waiting: list[FileFacts] = []
-        self._due = time.monotonic() + SECONDS_BETWEEN_COMMITS
         self.committed: set[str] = set(table.read(columns=["clip_id"]).column("clip_id").to_pylist())
 
     def commit(self, files: Iterable[FileFacts]) -> int:
@@ -267,25 +263,6 @@ class Writer:
         if added:
             self._transact(added, [])
         return sum(facts.rows for facts in added)
-
-    def take(self, facts: FileFacts) -> None:
-        """Commit this file now or with others a little later, so that commits cost little of the time.
-
-        A killed driver loses what was taken and not committed: about two seconds of work, or fifty times what
-        a commit takes. Call `flush` at the end.
-        """
-        self._waiting.append(facts)
-        if time.monotonic() >= self._due:
-            self.flush()
-
-    def flush(self) -> int:
-        """Commit the files taken so far; the number of rows that became visible."""
-        started = time.monotonic()
-        rows = self.commit(self._waiting)
-        self._waiting = []
-        took = time.monotonic() - started
-        self._due = started + max(SECONDS_BETWEEN_COMMITS, took / MAX_COMMIT_SHARE)
-        return rows
 
     def remove(self, clip_ids: set[str]) -> None:
         """Take the rows of these clips out (they changed, or shall be tried again), in one transaction."""

@@ -102,7 +102,8 @@ def _look_at(store: Store, family: str, key: str, clip_id: str, clips: pa.Table)
     if spec.get("stage") == "import":
         return entry | {"fits": True}
     people = None
-    if people_key := spec.get("people_key"):
+    source, _, people_key = str(spec.get("boxes", "")).partition("/")
+    if source == "people":
         people = store.table("people", people_key).read(columns=plan.PEOPLE_COLUMNS, clip_ids={clip_id})
     digested = clips.append_column("clip_digest", plan.clip_digests(clips, people))
     found = plan.compare(digested, rows)

@@ -135,17 +135,6 @@ def test_files_come_oldest_first(table):
     assert table.read(columns=["clip_id"])["clip_id"].to_pylist() == names
 
 
-def test_taken_files_wait_for_their_commit(table):
-    with table.writer() as writer:
-        for name in "abc":
-            writer.take(table.write_file(rows(name)))
-        assert content(table) == []
-        assert writer.flush() == 3
-        writer._due = time.monotonic()
-        writer.take(table.write_file(rows("d")))
-        assert len(content(table)) == 4, "a commit that is due is not put off"
-
-
 def test_a_table_of_an_older_version_is_read_and_written(tmp_path):
     old = Table(tmp_path / "table", KEYS)
     with old.writer() as writer:

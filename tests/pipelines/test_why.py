@@ -11,7 +11,7 @@ import pytest
 from pipelines import plan
 from pipelines import store as stores
 from pipelines.errors import DataError
-from pipelines.schema import CLIPS, POSES, empty_row
+from pipelines.schema import CLIPS, PEOPLE, POSES, empty_row
 from pipelines.sources import digests
 from pipelines.why import why, why_lines
 
@@ -96,6 +96,23 @@ def test_a_changed_range(store, video):
         f"computed anew, its row in poses/{KEY} no longer fits",
         "range or boxes changed",
     ]
+
+
+def test_boxes_come_from_the_table_of_people_that_the_key_names(store):
+    people = store.create("people", {"kind": "people"})
+    row = empty_row(PEOPLE, clip_id="dive", person=0, status="ok", attempts=1, num_frames=5)
+    detected = pa.Table.from_pylist([row], schema=PEOPLE)
+    with people.writer() as writer:
+        writer.commit([people.write_file(detected)])
+    spec = SPEC | {"boxes": f"people/{people.path.name}"}
+    clips = store.clips.read()
+    compute(store, clips, spec, clip_digest=plan.clip_digests(clips, detected)[0].as_py())
+    assert verdict(store, spec)[0].startswith("nothing to compute")
+    with people.writer() as writer:
+        writer.remove({"dive"})
+        other = pa.Table.from_pylist([row | {"num_frames": 4}], schema=PEOPLE)
+        writer.commit([people.write_file(other)])
+    assert verdict(store, spec)[1:] == ["range or boxes changed"]
 
 
 def test_a_changed_file_by_size_and_by_content(store, video):
