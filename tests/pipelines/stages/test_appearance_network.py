@@ -105,7 +105,7 @@ def test_c3d_sees_blue_green_red_less_the_mean_and_any_number_of_classes(tmp_pat
     path = tmp_path / "c3d.pickle"
     torch.save(tensors | head, path, _use_new_zipfile_serialization=False)
     network = networks.AppearanceNetwork("c3d_fc6", "c3d", path, digest(path), "cpu", "fp32")
-    windows = pictures(1, 16, 112, 112)
+    windows = (pictures(1, 16, 112, 112) // 4 + np.array([190, 140, 100])).astype(np.uint8)  # reddish
     blue, green, red = (windows[..., channel].astype(np.float32) for channel in (2, 1, 0))
     by_hand = np.stack([blue - 90, green - 98, red - 102], axis=1)
     with torch.inference_mode():
