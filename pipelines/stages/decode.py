@@ -293,7 +293,7 @@ class DecodeGuard:
                     raise ClipError(header["code"], message["uri"], header["cause"])
                 frames = np.empty(header["shape"], np.uint8)
                 self._read_into(frames.data.cast("B"))
-                message["done"] += frames.shape[1]
+                message["done"] += header["shape"][1]
                 message["parts"] += 1
                 message["file_frames"] = header["file_frames"]
                 yield from _parts_of(header, frames, message["parts"] - 1)

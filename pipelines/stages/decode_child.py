@@ -77,11 +77,11 @@ Luma = tuple[np.ndarray, np.ndarray]
 
 
 def read_decord(
-    fd: int, log: int, ruling: Referee, wanted: np.ndarray, on_trust: list[Luma], beat: Beat
+    fd: int, log: int, ruling: Referee, wanted: np.ndarray, on_trust: list[Luma] | None, beat: Beat
 ) -> Iterator[np.ndarray]:
     """Upright RGB frames `wanted` (ascending) from decord, in order.
 
-    Each is compared with its fingerprint; where there are none, its own goes to `on_trust`.
+    Each is compared with its fingerprint; where there are none, its own goes to `on_trust`, if given.
 
     Raises:
         Disagreement: if decord fails, complains, counts differently, or returns another picture.
@@ -106,11 +106,15 @@ def read_decord(
             complaint = read_log(log)
             if complaint and ruling.fingerprints is None:  # else the comparison decides
                 raise Disagreement(f"decord complains: {plain(complaint.decode('utf-8', 'replace'))}")
-            luma = own_luma(as_coded(frame, ruling.turn), ruling)
-            if ruling.fingerprints is None:
-                on_trust.append(luma)
-            else:
-                compare(*luma, ruling, int(index))
+            coded = as_coded(frame, ruling.turn)
+            if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on tiny pictures
+                size = ruling.coded_size
+                raise Disagreement(f"decord's frame has shape {coded.shape}, the stream's size is {size}")
+            if ruling.fingerprints is not None:
+                compare(*luma_from_rgb(coded, ruling.luma), ruling, int(index))
+            elif on_trust is not None:
+                samples, whole = luma_from_rgb(coded, ruling.luma)
+                on_trust.append((samples.astype(np.float16), whole))
             yield frame
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
         raise Disagreement(f"decord failed: {plain(str(error)) or type(error).__name__}") from None
@@ -125,20 +129,6 @@ def plain(text: str) -> str:
 
 class Disagreement(Exception):
     """decord's frames cannot be used; the text says why."""
-
-
-def own_luma(coded: np.ndarray, ruling: Referee) -> Luma:
-    """(GRID, GRID) float16 luma of an RGB frame in coded orientation, and bool: where no channel is clipped.
-
-    Raises:
-        Disagreement: if the frame has not the stream's size.
-    """
-    if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on pictures a few pixels wide
-        raise Disagreement(
-            f"decord's frame has shape {coded.shape}, the stream's size is {ruling.coded_size}"
-        )
-    samples, whole = luma_from_rgb(coded, ruling.luma)
-    return samples.astype(np.float16), whole
 
 
 def compare(samples: np.ndarray, whole: np.ndarray, ruling: Referee, index: int) -> None:
@@ -227,7 +217,8 @@ def read_clip(
         file_frames = len(ruling.time_s)
         remark = "" if ruling.fingerprints is not None else "not refereed"
         try:
-            pictures = read_decord(fd, log, ruling, np.unique(plan.indices), on_trust, beat)
+            keep = on_trust if len(plan.indices) > plan.per_part else None  # one part: sent when all is read
+            pictures = read_decord(fd, log, ruling, np.unique(plan.indices), keep, beat)
             for header, frames in fill(plan, pictures, 0):
                 yield header | provenance(plan, ruling, digest, "decord", remark), frames
                 done += frames.shape[1]
@@ -329,18 +320,19 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         pictures: upright frames, one for each different index in `plan.indices[done:]`.
         done: frames of the plan that have been handed out already.
     """
-    shown, frames = -1, np.empty(0, np.uint8)
+    shown, frames = -1, None
     width, height = plan.out_size()
     for start in range(done, len(plan.indices), plan.per_part):
         indices = plan.indices[start : start + plan.per_part]
         shape = (len(plan.people), len(indices), height, width, 3)
-        if frames.shape != shape:  # else the memory is used again: the part before has been sent
-            frames.resize(shape, refcheck=False)
+        if frames is None or frames.shape != shape:  # else its memory is used again: it has been sent
+            frames = None
+            frames = np.empty(shape, np.uint8)
         for position, index in enumerate(indices):
             if index != shown:  # indices ascend: repeats are neighbours
                 picture, shown = next(pictures), index
             for person, boxes in enumerate(plan.boxes):
-                frames[person, position] = cut(picture, plan, boxes[start + position])
+                cut(picture, plan, boxes[start + position], frames[person, position])
         stop = start + len(indices)
         yield (
             {
@@ -355,14 +347,16 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         )
 
 
-def cut(picture: np.ndarray, plan: Plan, box: np.ndarray) -> np.ndarray:
-    """Upright picture -> square pixels -> crop or scaled picture, if one is asked for."""
-    spec, out_size = plan.picture, plan.out_size()
+def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) -> None:
+    """Upright picture -> square pixels -> crop or scaled picture, if one is asked for, into `target`."""
+    spec = plan.picture
     picture = np.ascontiguousarray(picture)
     if spec is None or spec["kind"] == "Resize":
-        return scaled(picture, out_size)
-    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], out_size)
-    return cv2.warpAffine(scaled(picture, plan.size), matrix, out_size, flags=cv2.INTER_LINEAR)
+        target[:] = scaled(picture, plan.out_size())
+        return
+    size = plan.out_size()
+    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], size)
+    cv2.warpAffine(scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR)
 
 
 def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
