@@ -174,13 +174,12 @@ class Plan:
     """What to take from a file and how to cut it."""
 
     indices: np.ndarray  # (T,)
+    time_s: np.ndarray  # (T,)
     people: list[int]  # (P)
     boxes: np.ndarray  # (P, T, 4)
     size: tuple[int, int]  # width and height of the upright frame
     picture: dict[str, Any] | None  # a Crop or Resize, with its kind
     per_part: int  # frames
-
-    time_s: np.ndarray  # (T,)
 
     def out_size(self) -> tuple[int, int]:
         """Width and height of the pictures handed out."""
@@ -434,7 +433,9 @@ def serve_one(request: dict[str, Any], memory_mb: int, log: int, answers: Answer
     answers.timeout_s = request["timeout_s"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     budget = int(used.ru_utime + used.ru_stime + request["cpu_s"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (budget, resource.RLIM_INFINITY))  # ends in SIGXCPU
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or budget < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (budget, hard))  # ends in SIGXCPU
     try:
         answers.beat()
         for header, frames in answer(request, memory_mb, log, answers.beat):
