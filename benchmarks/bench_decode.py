@@ -113,8 +113,8 @@ def measure(path: Path, runs: int, guard: DecodeGuard) -> dict[str, object]:
     for name, times in seconds.items():
         row[f"{name}_fps"] = round(frames / statistics.median(times), 1)
     for name in ("guard", "guard_proven"):
-        ratios = sorted(d / g for d, g in zip(seconds["decord"], seconds[name], strict=True))
-        row[f"{name}_to_decord"] = [round(x, 3) for x in (ratios[0], statistics.median(ratios), ratios[-1])]
+        ratios = [d / g for d, g in zip(seconds["decord"], seconds[name], strict=True)]
+        row[f"{name}_to_decord"] = [round(f(ratios), 3) for f in (min, statistics.median, max)]
     return row
 
 
@@ -281,7 +281,7 @@ def turned_truth(path: Path) -> np.ndarray:
     assert ruling.fingerprints is not None
     luma = ruling.fingerprints.astype(np.float32)
     luma = luma if full else (luma - 16) * (255 / 219)
-    return np.stack([upright(picture, ruling.turn) for picture in luma])
+    return np.stack([upright(picture[..., None], ruling.turn)[..., 0] for picture in luma])
 
 
 def errors(arguments: argparse.Namespace) -> list[dict[str, object]]:

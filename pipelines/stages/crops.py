@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,16 +86,16 @@ class DecodeStage:
             yield _table(row | {"attempts": 2 if error.code == "decode_crash" else 1}, None)
 
     def _request(self, clip: dict) -> DecodeRequest:
-        people, box = clip.get("people"), tuple(clip[f"box_{side}_px"] for side in ("x1", "y1", "x2", "y2"))
-        if isinstance(self.picture, Resize | Fit):
-            people, box = None, (None,)
+        cropped = isinstance(self.picture, Crop)
+        people = clip.get("people") if cropped else None
+        box: Any = tuple(clip[f"box_{side}_px"] for side in ("x1", "y1", "x2", "y2"))
         return DecodeRequest(
             uri=clip["uri"],
             start_s=clip["start_s"],
             end_s=clip["end_s"],
             sampling=self.sampling,
             people=None if people is None else tuple(_person_boxes(person) for person in people),
-            box=None if None in box else box,
+            box=None if None in box or not cropped else box,
             picture=self.picture,
             frames_per_part=self.frames_per_part,
             referee=in_share(clip["clip_id"], self.referee_share),

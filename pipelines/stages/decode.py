@@ -50,12 +50,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Resize:
-    """Scale the whole upright frame to a size, without keeping its aspect ratio.
-
-    Args:
-        width: pixels.
-        height: pixels.
-    """
+    """Scale the whole upright frame to a size in pixels, without keeping its aspect ratio."""
 
     width: int
     height: int
@@ -318,14 +313,16 @@ class DecodeGuard:
                     raise ClipError(header["code"], message["uri"], header["cause"])
                 frames = np.empty(header["shape"], np.uint8)
                 self._read_into(frames.data.cast("B"))
-                message["done"] += frames.shape[1]
+                message["done"] += header["shape"][1]
                 message["parts"] += 1
                 message["file_frames"] = header["file_frames"]
                 yield from _parts_of(header, frames, message["parts"] - 1)
                 del frames  # before the next ones are allocated
-        except GeneratorExit:
+        except (_ChildDied, _ChildLate):
+            raise
+        except BaseException:  # also GeneratorExit: nobody wants the rest of the answer
             if not done:
-                self.close()  # the rest of the answer is of no use to anyone
+                self.close()
             raise
 
     def close(self) -> None:

@@ -85,11 +85,11 @@ Luma = tuple[np.ndarray, np.ndarray]
 
 
 def read_decord(
-    fd: int, log: int, ruling: Referee, wanted: np.ndarray, on_trust: list[Luma], beat: Beat
+    fd: int, log: int, ruling: Referee, wanted: np.ndarray, on_trust: list[Luma] | None, beat: Beat
 ) -> Iterator[np.ndarray]:
     """Upright RGB frames `wanted` (ascending) from decord, in order.
 
-    Each is compared with its fingerprint; where there are none, its own goes to `on_trust`.
+    Each is compared with its fingerprint; where there are none, its own goes to `on_trust`, if given.
 
     Raises:
         Disagreement: if decord fails, complains, counts differently, or returns another picture.
@@ -114,11 +114,15 @@ def read_decord(
             complaint = read_log(log)
             if complaint and ruling.fingerprints is None:  # else the comparison decides
                 raise Disagreement(f"decord complains: {plain(complaint.decode('utf-8', 'replace'))}")
-            luma = own_luma(as_coded(frame, ruling.turn), ruling)
-            if ruling.fingerprints is None:
-                on_trust.append(luma)
-            else:
-                compare(*luma, ruling, int(index))
+            coded = as_coded(frame, ruling.turn)
+            if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on tiny pictures
+                size = ruling.coded_size
+                raise Disagreement(f"decord's frame has shape {coded.shape}, the stream's size is {size}")
+            if ruling.fingerprints is not None:
+                compare(*luma_from_rgb(coded, ruling.luma), ruling, int(index))
+            elif on_trust is not None:
+                samples, whole = luma_from_rgb(coded, ruling.luma)
+                on_trust.append((samples.astype(np.float16), whole))
             yield frame
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
         raise Disagreement(f"decord failed: {plain(str(error)) or type(error).__name__}") from None
@@ -133,20 +137,6 @@ def plain(text: str) -> str:
 
 class Disagreement(Exception):
     """decord's frames cannot be used; the text says why."""
-
-
-def own_luma(coded: np.ndarray, ruling: Referee) -> Luma:
-    """(GRID, GRID) float16 luma of an RGB frame in coded orientation, and bool: where no channel is clipped.
-
-    Raises:
-        Disagreement: if the frame has not the stream's size.
-    """
-    if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on pictures a few pixels wide
-        raise Disagreement(
-            f"decord's frame has shape {coded.shape}, the stream's size is {ruling.coded_size}"
-        )
-    samples, whole = luma_from_rgb(coded, ruling.luma)
-    return samples.astype(np.float16), whole
 
 
 def compare(samples: np.ndarray, whole: np.ndarray, ruling: Referee, index: int) -> None:
@@ -192,13 +182,12 @@ class Plan:
     """What to take from a file and how to cut it."""
 
     indices: np.ndarray  # (T,)
+    time_s: np.ndarray  # (T,)
     people: list[int]  # (P)
     boxes: np.ndarray  # (P, T, 4)
     size: tuple[int, int]  # width and height of the upright frame
     picture: dict[str, Any] | None  # a Crop, Resize or Fit, with its kind
     per_part: int  # frames
-
-    time_s: np.ndarray  # (T,)
 
     def out_size(self) -> tuple[int, int]:
         """Width and height of the pictures handed out."""
@@ -235,7 +224,8 @@ def read_clip(
         file_frames = len(ruling.time_s)
         remark = "" if ruling.fingerprints is not None else "not refereed"
         try:
-            pictures = read_decord(fd, log, ruling, np.unique(plan.indices), on_trust, beat)
+            keep = on_trust if len(plan.indices) > plan.per_part else None  # one part: sent when all is read
+            pictures = read_decord(fd, log, ruling, np.unique(plan.indices), keep, beat)
             for header, frames in fill(plan, pictures, 0):
                 yield header | provenance(plan, ruling, digest, "decord", remark), frames
                 done += frames.shape[1]
@@ -340,18 +330,19 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         pictures: upright frames, one for each different index in `plan.indices[done:]`.
         done: frames of the plan that have been handed out already.
     """
-    shown, frames = -1, np.empty(0, np.uint8)
+    shown, frames = -1, None
     width, height = plan.out_size()
     for start in range(done, len(plan.indices), plan.per_part):
         indices = plan.indices[start : start + plan.per_part]
         shape = (len(plan.people), len(indices), height, width, 3)
-        if frames.shape != shape:  # else the memory is used again: the part before has been sent
-            frames.resize(shape, refcheck=False)
+        if frames is None or frames.shape != shape:  # else its memory is used again: it has been sent
+            frames = None
+            frames = np.empty(shape, np.uint8)
         for position, index in enumerate(indices):
             if index != shown:  # indices ascend: repeats are neighbours
                 picture, shown = next(pictures), index
             for person, boxes in enumerate(plan.boxes):
-                frames[person, position] = cut(picture, plan, boxes[start + position])
+                cut(picture, plan, boxes[start + position], frames[person, position])
         stop = start + len(indices)
         yield (
             {
@@ -366,16 +357,19 @@ def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
         )
 
 
-def cut(picture: np.ndarray, plan: Plan, box: np.ndarray) -> np.ndarray:
-    """Upright picture -> square pixels -> crop or scaled picture, if one is asked for."""
-    spec, out_size = plan.picture, plan.out_size()
+def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) -> None:
+    """Upright picture -> square pixels -> crop or scaled picture, if one is asked for, into `target`."""
+    spec = plan.picture
     picture = np.ascontiguousarray(picture)
     if spec is None or spec["kind"] == "Resize":
-        return scaled(picture, out_size)
+        target[:] = scaled(picture, plan.out_size())
+        return
+    size = plan.out_size()
     if spec["kind"] == "Fit":
-        return cv2.resize(picture, out_size, interpolation=cv2.INTER_LINEAR)
-    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], out_size)
-    return cv2.warpAffine(scaled(picture, plan.size), matrix, out_size, flags=cv2.INTER_LINEAR)
+        cv2.resize(picture, size, dst=target, interpolation=cv2.INTER_LINEAR)
+        return
+    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], size)
+    cv2.warpAffine(scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR)
 
 
 def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -453,7 +447,9 @@ def serve_one(request: dict[str, Any], memory_mb: int, log: int, answers: Answer
     answers.timeout_s = request["timeout_s"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     budget = int(used.ru_utime + used.ru_stime + request["cpu_s"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (budget, resource.RLIM_INFINITY))  # ends in SIGXCPU
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or budget < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (budget, hard))  # ends in SIGXCPU
     try:
         answers.beat()
         for header, frames in answer(request, memory_mb, log, answers.beat):

@@ -348,10 +348,10 @@ def luma_from_rgb(rgb: np.ndarray, luma: tuple[float, float, float, bool]) -> tu
     Returns:
         (GRID, GRID) float32 luma, and (GRID, GRID) bool: no channel can have been clipped there.
     """
-    red, green, blue = np.moveaxis(rgb[grid(*rgb.shape[:2])], -1, 0)
-    samples = np.float32(luma[0]) * red + np.float32(luma[1]) * green + np.float32(luma[2]) * blue
-    one = np.uint8(1)  # x - 1 wraps 0 to 255, so that one comparison finds both ends
-    whole = (red - one < 254) & (green - one < 254) & (blue - one < 254)
+    picked = rgb[grid(*rgb.shape[:2])]
+    samples = picked.astype(np.float32) @ np.array(luma[:3], np.float32)
+    # x - 1 wraps 0 to 255, so that one comparison finds both ends.
+    whole = (picked - np.uint8(1)).max(axis=-1) < 254
     return samples if luma[3] else samples * np.float32(219 / 255) + np.float32(16), whole
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipelines.errors import ClipError
 from pipelines.stages.decode import DecodedPart, DecodeGuard, DecodeRequest
 
 
-def request(path: Path | str, **changes: object) -> DecodeRequest:
+def request(path: Path | str, **changes: Any) -> DecodeRequest:
     """A request for all whole frames, every one proven, with changes."""
     fields: dict = {"start_s": None, "end_s": None, "sampling": "all", "people": None, "box": None}
     fields |= {"picture": None, "frames_per_part": 1 << 20, "referee": True}
@@ -30,7 +31,7 @@ def join(parts: list[DecodedPart]) -> DecodedPart:
     return replace(parts[-1], **joined)
 
 
-def read(guard: DecodeGuard, path: Path | str, **changes: object) -> DecodedPart:
+def read(guard: DecodeGuard, path: Path | str, **changes: Any) -> DecodedPart:
     """A clip of one person, its parts joined."""
     return join(list(guard.decode(request(path, **changes))))
 
@@ -40,7 +41,7 @@ def numbers(clip: DecodedPart) -> list[int]:
     return [read_number(frame) for frame in clip.frames]
 
 
-def reject(guard: DecodeGuard, path: Path | str, **changes: object) -> ClipError:
+def reject(guard: DecodeGuard, path: Path | str, **changes: Any) -> ClipError:
     """The error a clip is rejected with."""
     with pytest.raises(ClipError) as caught:
         list(guard.decode(request(path, **changes)))

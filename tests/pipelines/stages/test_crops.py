@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ PEOPLE = pa.list_(
 )
 
 
-def stage(**changes: object) -> DecodeStage:
+def stage(**changes: Any) -> DecodeStage:
     """A stage for small crops, everything proven, with changes."""
     settings: dict = {"sampling": "all", "picture": Crop(64, 48, 1.0), "frames_per_part": 8}
     settings |= {"referee_share": 1.0, "timeout_s": 60.0, "memory_mb": 3000}
