@@ -172,10 +172,9 @@ def _person_class(config: Config, name: str) -> int:
     from pipelines.stages import mmpose_compat
 
     mmpose_compat.install()
+    import mmdet.datasets  # noqa: F401  fills the registry
     from mmdet.registry import DATASETS
-    from mmdet.utils import register_all_modules
 
-    register_all_modules(init_default_scope=False)
     dataset = config.test_dataloader.dataset
     classes = dataset.get("metainfo", {}).get("classes")
     if classes is None:
@@ -226,12 +225,11 @@ class DetectorNetwork:
         if "backbone" in config.model and "init_cfg" in config.model.backbone:
             config.model.backbone.init_cfg = None  # it names weights on the network
         from mmcv.cnn import fuse_conv_bn
+        import mmdet.models  # noqa: F401  fills the registry
         from mmdet.registry import MODELS
-        from mmdet.utils import register_all_modules
         from mmengine.model.utils import revert_sync_batchnorm
         from mmengine.registry import DefaultScope
 
-        register_all_modules(init_default_scope=False)
         with DefaultScope.overwrite_default_scope("mmdet"):
             network = revert_sync_batchnorm(MODELS.build(config.model))
         mmpose_compat.load_weights(network, model.weights)
