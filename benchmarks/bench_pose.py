@@ -326,7 +326,7 @@ def summarise(found: dict) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--network", choices=NETWORKS, default="rtmpose-t")
     parser.add_argument("--flip-test", action="store_true")
     parser.add_argument("--clips", type=int, default=96)

@@ -56,7 +56,7 @@ def try_config(name: str, folder: Path, largest: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--match", default="*")
     parser.add_argument("--largest", type=float, default=120.0, help="million parameters")
     parser.add_argument("--out", type=Path)

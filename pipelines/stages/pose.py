@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 SHIPPED = "aqa-rendered"
 VERSION = 2  # raise when the same input gives other keypoints
 
+# Most frames per forward pass on a processor, whose cache larger ones leave: measured for RTMPose-t in bf16
+# 6.8 ms of processor time per frame in batches of 16, 7.9 ms of 64; for HRNet-w48 16 is no worse than 8.
+CPU_BATCH = 16
+
 # MMPose names its keypoint sets by data set; ours are named by topology.
 _SKELETONS = {"coco": "coco17", "mpii": "mpii16", "halpe26": "halpe26"}
 
@@ -253,7 +257,8 @@ class PoseStage:
     def process(self, state: PoseNetwork, rows: pa.Table) -> Iterator[pa.Table]:
         clips = rows.to_pylist()
         decoded = [clip for clip in clips if clip["status"] == "ok"]
-        results = iter(_estimate(state, decoded, self.frames_per_batch))
+        most = self.frames_per_batch if self.use_gpu else min(self.frames_per_batch, CPU_BATCH)
+        results = iter(_estimate(state, decoded, most))
         finished = [
             _pose_row(clip, self.model, *next(results)) if clip["status"] == "ok" else _rejected_row(clip)
             for clip in clips

@@ -113,7 +113,7 @@ def test_equals_mmpose_inference(name, flip_test, weights):
         # itself then differs between fp32 and fp64; such joints cannot be compared.
         exact = inference_topdown(double, rgb[..., ::-1].copy(), np.asarray([box]))[0]
         steady = np.abs(exact.pred_instances.keypoints[0] - expected).max(-1) < 1e-4
-        assert steady.mean() >= (0.5 if name == HRNET else 1.0)
+        assert steady.mean() >= {RTMPOSE: 1.0, HRNET: 0.5, pose.SHIPPED: 0.8}[name]
         np.testing.assert_allclose(found[0][steady], expected[steady], atol=1e-3)
 
 
