@@ -167,7 +167,7 @@ class EvaluateConfig(Section):
 class PoseTrainConfig(Section):
     """`aqa pose train`: fine-tunes a pose network on manual labels."""
 
-    steps: Annotated[int, Field(ge=1)] = 600
+    steps: Annotated[int, Field(ge=1)] = 300
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1)] = 12
     """Views per step, over all workers."""

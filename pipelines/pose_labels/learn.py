@@ -52,8 +52,6 @@ def build_network(config: Any, weights: Path, device: torch.device) -> tuple[nn.
     init_default_scope("mmpose")
     config.model.backbone.init_cfg = None  # it names weights on the network
     network = build_pose_estimator(config.model)
-    logging.getLogger("mmengine").setLevel(logging.WARNING)  # it lists every tensor it fills
-    network.init_weights()
     tensors, wanted = mmpose_compat.read_weights(weights), network.state_dict()
     fitting = {name: t for name, t in tensors.items() if name in wanted and t.shape == wanted[name].shape}
     share = sum(t.numel() for t in fitting.values()) / sum(t.numel() for t in wanted.values())
@@ -64,9 +62,6 @@ def build_network(config: Any, weights: Path, device: torch.device) -> tuple[nn.
             "Give the weights of this config, or of the same network for other keypoints",
         )
     network.load_state_dict(fitting, strict=False)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = 0.0
     return network.to(device, memory_format=torch.channels_last), sorted(set(wanted) - set(fitting))
 
 
@@ -158,7 +153,7 @@ class Training:
         rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.network.train()
+        self._train_mode()
         loss = self._loss(samples) * (len(samples) / batch_size)
         self.optimizer.zero_grad()
         loss.backward()
@@ -176,6 +171,12 @@ class Training:
             if value.dtype.is_floating_point:
                 self.average[name].lerp_(value, 1 - keep)
         return total
+
+    def _train_mode(self) -> None:
+        self.network.train()
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
     def _loss(self, samples: list[dict[str, Any]]) -> Tensor:
         device = next(self.network.parameters()).device

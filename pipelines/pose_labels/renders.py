@@ -14,7 +14,7 @@ from pipelines.rendered.train_network import render_poses
 
 FIRST_SEED = 50_000_000
 """Seeds of these renders start here, far from those of the built-in data and of the shipped network."""
-UNITS, FRESH = 96, 6
+UNITS, FRESH = 48, 10
 """Units of frames in memory, and steps until the oldest is replaced."""
 _BOX = 1.25
 """Side of a labelled box against the extent of the joints (1.1 to 1.5 in the labels of FineDiving-Pose)."""

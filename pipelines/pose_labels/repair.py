@@ -64,15 +64,12 @@ def repair(
     known = np.asarray(np.isfinite(keypoints).all(axis=-1))
     if num_frames < 3 or not known.any():
         return keypoints, np.zeros(keypoints.shape[:2], bool)
-    usual = np.nanmedian(np.where(known, confidence, np.nan), axis=0, keepdims=True)
-    unsure, kept = confidence < UNSURE * usual, known.copy()
-    least = LEAST * _extent(keypoints)
+    unsure, kept = confidence < UNSURE * _medians(confidence, known), known.copy()
+    least = LEAST * _extent(keypoints, known)
     for _ in range(PASSES):
         distance = np.linalg.norm(keypoints - _line(keypoints, kept, time_s), axis=-1)
         distance = np.where(kept & np.isfinite(distance), distance, 0.0)
-        typical = np.array(
-            [np.median(d[k]) if k.any() else 0.0 for d, k in zip(distance.T, kept.T, strict=True)]
-        )
+        typical = _medians(distance, kept)
         far = np.where(unsure & (distance > np.maximum(OUTLIER * typical, least)), distance, 0.0)
         # next to a jump the line itself is bent: only the worst of three neighbours is taken out
         padded = np.pad(far, ((1, 1), (0, 0)))
@@ -112,11 +109,18 @@ def smooth(keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarray) ->
     return np.where(enough[..., None], fitted, keypoints).astype(keypoints.dtype)
 
 
-def _extent(keypoints: np.ndarray) -> float:
+def _medians(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(J,) median of each joint's counted values; 0 where there are none."""
+    columns = zip(values.T, counted.T, strict=True)
+    return np.array([np.median(column[chosen]) if chosen.any() else 0.0 for column, chosen in columns])
+
+
+def _extent(keypoints: np.ndarray, known: np.ndarray) -> float:
     """Median over the frames of the longer side of the joints' bounding box."""
-    with np.errstate(invalid="ignore"):
-        seen = keypoints[np.isfinite(keypoints).all(axis=(1, 2))]
-        return float(np.median((np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)).max(axis=-1)))
+    seen = keypoints[known.sum(axis=1) >= 2]
+    if not len(seen):
+        return 0.0
+    return float(np.median((np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1)).max(axis=-1)))
 
 
 def _line(keypoints: np.ndarray, kept: np.ndarray, time_s: np.ndarray) -> np.ndarray:
