@@ -272,8 +272,8 @@ class Writer:
     def replace(self, outdated: set[str], adopted: pa.Table = _NOTHING_ADOPTED) -> None:
         """Take rows out and keep others under a new name, in one transaction.
 
-        Only the files that hold such rows are read whole, and one after another. All rows of a clip are in one
-        file, because `commit` takes a clip once.
+        Only the files that hold such rows are read whole, and one after another. All rows of a clip are in
+        one file, because `commit` takes a clip once.
 
         Args:
             outdated: clips whose rows go.
