@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -271,7 +272,8 @@ class Writer:
     def replace(self, outdated: set[str], adopted: pa.Table = _NOTHING_ADOPTED) -> None:
         """Take rows out and keep others under a new name, in one transaction.
 
-        Only the files that hold such rows are read, and one after another.
+        Only the files that hold such rows are read whole, and one after another. All rows of a clip are in
+        one file, because `commit` takes a clip once.
 
         Args:
             outdated: clips whose rows go.
@@ -286,17 +288,28 @@ class Writer:
         add, drop = [], []
         names = self.table.file_names()
         ids_only = pa.schema([self.table.schema.field("clip_id")])
-        for name, ids in zip(names, self.table.read_files(names, ids_only), strict=True):
-            leaving = pc.is_in(ids["clip_id"], value_set=gone)
-            loses = pc.any(leaving).as_py()
-            gives = pc.any(pc.is_in(ids["clip_id"], value_set=taken)).as_py()
+        tables = list(self.table.read_files(names, ids_only))
+        ids = pa.concat_tables([ids_only.empty_table(), *tables])["clip_id"].combine_chunks()
+        # All files at once: the sets may be as large as the table.
+        leaving, giving = pc.is_in(ids, value_set=gone), pc.is_in(ids, value_set=taken)
+        adopted = adopted.append_column("at", pc.index_in(adopted["old_clip_id"], value_set=ids))
+        adopted = adopted.filter(pc.is_valid(adopted["at"])).sort_by("at")
+        starts = np.cumsum([0, *(table.num_rows for table in tables)])
+        chosen = np.searchsorted(adopted["at"].to_numpy(), starts)
+        adopted = adopted.drop_columns("at")
+        for number, name in enumerate(names):
+            count = tables[number].num_rows
+            leaves = leaving.slice(starts[number], count)
+            loses = pc.any(leaves).as_py()
+            gives = pc.any(giving.slice(starts[number], count)).as_py()
             if not loses and not gives:
                 continue
             facts = None
-            if gives or not pc.all(leaving).as_py():
+            if gives or not pc.all(leaves).as_py():
                 rows = self.table.read_file(name, self.table.schema)
-                kept = rows.filter(pc.invert(leaving)) if loses else rows.slice(0, 0)
-                facts = self.table.write_file(pa.concat_tables([kept, _renamed(rows, adopted)]))
+                kept = rows.filter(pc.invert(leaves)) if loses else rows.slice(0, 0)
+                here = adopted.slice(chosen[number], chosen[number + 1] - chosen[number])
+                facts = self.table.write_file(pa.concat_tables([kept, _renamed(rows, here)]))
             if facts is not None and facts.name == name:
                 continue
             add += [facts] if facts else []
@@ -352,8 +365,6 @@ class Writer:
 
 def _renamed(rows: pa.Table, adopted: pa.Table) -> pa.Table:
     """Copies of the rows that are adopted, each with its new values; every person of a clip."""
-    at = pc.index_in(adopted["old_clip_id"], value_set=rows["clip_id"].combine_chunks())
-    adopted = adopted.filter(pc.is_valid(at))
     numbers = pa.array(range(rows.num_rows), pa.int64())
     pairs = pa.table({"old_clip_id": rows["clip_id"], "row": numbers}).join(
         adopted, keys="old_clip_id", join_type="inner"
