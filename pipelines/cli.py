@@ -309,7 +309,7 @@ def show(*, call: _Call) -> Any:
 
     Example: aqa config show --config run.toml
     """
-    from pipelines.config import flatten, resolve
+    from pipelines.settings import flatten, resolve
 
     config, origins = resolve(call.config_file, os.environ)
     return [
@@ -323,7 +323,7 @@ def template(*, call: _Call) -> Any:
 
     Example: aqa config template > run.toml
     """
-    from pipelines.config import write_template
+    from pipelines.settings import write_template
 
     return write_template()
 

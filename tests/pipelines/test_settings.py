@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import (
-    Config,
-    PretrainConfig,
-    describe,
-    flag_of,
-    flatten,
-    kind_name,
-    load_config,
-    resolve,
-    write_template,
-)
+from pipelines.config import Config, PretrainConfig
 from pipelines.errors import ConfigError
+from pipelines.settings import describe, flag_of, flatten, kind_name, load_config, resolve, write_template
 
 
 @pytest.fixture
