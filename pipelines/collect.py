@@ -23,8 +23,9 @@ _SUMMED = ("num_frames", "num_segments")
 class Collector:
     """Turns tables of parts into committed rows, each clip in one piece.
 
-    A commit happens after two seconds or a hundredth of the time since the start, at most a minute: a
-    killed run loses no more, and a long run makes no more than a few hundred files.
+    A commit happens after two seconds or a hundredth of the time since the start, but not before 50 times
+    the length of the last commit, and at least once a minute: a killed run loses no more, commits take no
+    more than a fiftieth of the time, and a long run makes no more than a few hundred files.
 
     Args:
         table: where the rows go.
@@ -46,6 +47,7 @@ class Collector:
         self._closed: set[str] = set()
         self._ready: list[pa.Table] = []
         self._started = self._committed = time.monotonic()
+        self._cost = 0.0
 
     def add(self, rows: pa.Table) -> None:
         """Take rows as they come; commits when it is time."""
@@ -76,11 +78,13 @@ class Collector:
 
     def commit(self) -> None:
         """Write what is ready to a file and make it visible."""
+        started = time.monotonic()
         if self._ready:
             rows = pa.concat_tables(self._ready)
             self._ready = []
             self.writer.commit([self.table.write_file(rows)])
         self._committed = time.monotonic()
+        self._cost = self._committed - started
 
     def _take(self, rows: pa.Table) -> None:
         rows = self.finish(rows)
@@ -91,7 +95,7 @@ class Collector:
 
     def _due(self) -> bool:
         now = time.monotonic()
-        wait = min(MAX_SECONDS, max(MIN_SECONDS, 0.01 * (now - self._started)))
+        wait = min(MAX_SECONDS, max(MIN_SECONDS, 0.01 * (now - self._started), 50 * self._cost))
         return now - self._committed > wait or sum(rows.nbytes for rows in self._ready) > MAX_BYTES
 
 

@@ -21,7 +21,7 @@ from pipelines.collect import Collector
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError
 from pipelines.kinds import Work, find_people_work, find_work_of, give_boxes
-from pipelines.plan import Plan, find_work
+from pipelines.plan import PEOPLE_COLUMNS, Plan, find_work
 from pipelines.pools import (
     PROBE_CLIPS,
     Cost,
@@ -75,14 +75,17 @@ def extract(
     )  # fmt: skip
     clips = _clips_to_decode(store) if given is None else given
     if dry_run:
-        found = {} if detection is None else {"people": _dry_run(clips, detection, store, config)}
-        return found | _dry_run(clips, work, store, config, retry_rejected)
+        if detection is None:
+            return _dry_run(clips, work, store, config, retry_rejected)
+        people = store.table("people", key)
+        found = {"people": _dry_run(clips, detection, store, config, retry_rejected)}
+        return found | _dry_run(clips, work, store, config, retry_rejected, people)
     if given is not None:
         store.put_clips(given)
     found, people = {}, None
     if detection is not None:
         found = {"people": _extract(clips, detection, store, config, retry_rejected, progress)}
-        people = store.table("people", key).read()
+        people = store.table("people", key)
     result = found | _extract(clips, work, store, config, retry_rejected, progress, people)
     _refuse_too_many_rejects(result, config, store_path)
     return result
@@ -95,13 +98,15 @@ def _extract(
     config: ExtractConfig,
     retry_rejected: bool,
     progress: Progress,
-    people: pa.Table | None = None,
+    people: Table | None = None,
 ) -> dict:
     """One pass over the clips: plan, run, commit, and say what was done."""
     table = store.create(work.family, work.spec)
+    found = None if people is None else people.read(columns=PEOPLE_COLUMNS)
     with table.writer() as writer:
-        plan = find_work(clips, table, retry_rejected=retry_rejected, people=people, progress=progress)
+        plan = find_work(clips, table, retry_rejected=retry_rejected, people=found, progress=progress)
         writer.replace(plan.outdated | plan.replaced, plan.adopted)
+        store.drop_clips(plan.replaced)
         report = _run(plan.todo, work, table, writer, config, progress, people) if plan.todo.num_rows else {}
     return _summary(work, table, clips, plan) | report
 
@@ -134,14 +139,15 @@ def _run(
     writer: Writer,
     config: ExtractConfig,
     progress: Progress,
-    people: pa.Table | None = None,
+    people: Table | None = None,
 ) -> dict:
     """Stream the plan through Ray Data and commit what comes back."""
     from cluster.connect import connect, spilled_bytes
 
     expected_people = {}
     if people is not None:
-        planned, nobody, expected_people = give_boxes(planned, people)
+        todo = set(planned.column("clip_id").to_pylist())
+        planned, nobody, expected_people = give_boxes(planned, people.read(clip_ids=todo))
         if nobody.num_rows:
             writer.commit([table.write_file(nobody)])
     collector = Collector(table, writer, work.finish, expected_people)
@@ -294,13 +300,22 @@ def _summary(work: Work, table: Table, clips: pa.Table, plan: Plan) -> dict:
 
 
 def _dry_run(
-    clips: pa.Table, work: Work, store: Store, config: ExtractConfig, retry_rejected: bool = False
+    clips: pa.Table,
+    work: Work,
+    store: Store,
+    config: ExtractConfig,
+    retry_rejected: bool,
+    people: Table | None = None,
 ) -> dict:
-    """What would be done, and from a probe of some clips what it would take."""
+    """What would be done, and from a probe of some clips what it would take.
+
+    Poses whose people are not found yet are probed in whole frames.
+    """
     from cluster.connect import connect
 
     table = store.table(work.family, spec_key(work.spec))
-    plan = find_work(clips, table, retry_rejected=retry_rejected)
+    found = people.read(columns=PEOPLE_COLUMNS) if people is not None and people.exists() else None
+    plan = find_work(clips, table, retry_rejected=retry_rejected, people=found)
     result = {
         "table": f"{work.family}/{table.path.name}",
         "clips": clips.num_rows,
