@@ -72,7 +72,7 @@ UNKNOWN = [
         {"environment": {"AQA_PRETRAIN__MODEL__ENCODR_UNITS": "3"}},
         r"\(environment variable AQA_PRETRAIN__MODEL__ENCODR_UNITS\).* is pretrain\.model\.encoder_units",
     ),
-    ({"flags": {"tracking.clip_norm": "1"}}, r"nearest is pretrain\.optimizer\.clip_norm"),
+    ({"flags": {"tracking.clips_per_call": "1"}}, r"nearest is extract\.clips_per_call"),
     ({"flags": {"zzz.qqq": "3"}}, r"zzz\.qqq \(flag --qqq\): unknown setting\. See `aqa config template`"),
 ]
 
