@@ -25,7 +25,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -329,6 +328,12 @@ def write_long(path: Path, minutes: float) -> int:
     return count
 
 
+def peak_mb(process: int | str | None) -> int:
+    """Largest resident memory of a process so far, MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
 def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Peaks for one long video: crops as for a pose network, then whole frames."""
     rows: list[dict[str, object]] = []
@@ -337,10 +342,11 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
         count = write_long(path, arguments.minutes)
         for picture, proof in ((Crop(192, 256), False), (Crop(192, 256), True), (None, False)):
             with DecodeGuard(timeout_s=120, memory_mb=3000) as guard:
-                begin, frames = time.perf_counter(), 0
+                Path("/proc/self/clear_refs").write_text("5")  # forget the peak of encoding
+                begin, frames, before = time.perf_counter(), 0, peak_mb("self")
                 for part in guard.decode(ask(path, picture, proof)):
                     frames += len(part.frames)
-                status = Path(f"/proc/{guard.child_pid}/status").read_text()
+                child = peak_mb(guard.child_pid)
             rows.append(
                 {
                     "minutes": arguments.minutes,
@@ -349,8 +355,9 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
                     "picture": "192 x 256 crops" if picture else "whole frames",
                     "proven": proof,
                     "seconds": round(time.perf_counter() - begin, 1),
-                    "child_peak_mb": int(status.split("VmHWM:")[1].split()[0]) // 1024,
-                    "parent_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                    "decoder": part.decoder,
+                    "child_peak_mb": child,
+                    "parent_growth_mb": peak_mb("self") - before,
                 }
             )
             print(rows[-1], flush=True)
