@@ -25,7 +25,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -44,7 +43,7 @@ import numpy as np
 from pipelines.errors import ClipError
 from pipelines.stages.decode import Crop, DecodeGuard, DecodeRequest
 from pipelines.stages.media_file import sniff
-from pipelines.stages.referee import distance, grid, referee
+from pipelines.stages.referee import Referee, as_coded, distance, grid, luma_from_rgb, referee
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipelines" / "stages"))
 
@@ -135,9 +134,9 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, object]]:
 # ---------------------------------------------------------------- wrong frames
 
 
-def small_luma(rgb: np.ndarray) -> np.ndarray:
-    """(32, 32) float32 brightness samples."""
-    return rgb[grid(*rgb.shape[:2])].astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+def samples_of(rgb: np.ndarray) -> np.ndarray:
+    """(32, 32, 3) uint8, the pixels that fingerprints are made of."""
+    return rgb[grid(*rgb.shape[:2])]
 
 
 def probe(mode: str, path: str, target: str) -> None:
@@ -148,7 +147,7 @@ def probe(mode: str, path: str, target: str) -> None:
 
     def keep(index: int, rgb: np.ndarray) -> None:
         indices.append(index)
-        luma.append(small_luma(rgb))
+        luma.append(samples_of(rgb))
         try:
             numbers.append(read_number(rgb))
         except ValueError:
@@ -168,7 +167,7 @@ def probe(mode: str, path: str, target: str) -> None:
                 keep(index, (reader[index] if mode == "index" else reader.next()).asnumpy())
     except (decord.DECORDError, av.error.FFmpegError, RuntimeError, StopIteration, IndexError) as failure:
         error = (str(failure).splitlines() or [type(failure).__name__])[0]
-    np.savez(target, index=indices, number=numbers, luma=np.array(luma, np.float32), error=error)
+    np.savez(target, index=indices, number=numbers, luma=np.array(luma, np.uint8), error=error)
 
 
 def read_apart(mode: str, path: Path, folder: Path) -> dict[str, np.ndarray]:
@@ -196,7 +195,7 @@ def read_ours(guard: DecodeGuard, path: Path, proof: bool) -> dict[str, np.ndarr
         for part in guard.decode(ask(path, None, proof)):
             for index, rgb in zip(part.frame_index, part.frames, strict=True):
                 indices.append(int(index))
-                luma.append(small_luma(rgb))
+                luma.append(samples_of(rgb))
                 try:
                     numbers.append(read_number(rgb))
                 except ValueError:
@@ -233,16 +232,20 @@ def judge_corpus(found: dict[str, np.ndarray], numbers: list[int] | None) -> str
     return verdict(found, None if numbers is None else len(numbers), right)
 
 
-def judge_real(found: dict[str, np.ndarray], expected: int | None, truth: np.ndarray | None) -> str:
+def judge_real(found: dict[str, np.ndarray], expected: int | None, truth: Referee | None) -> str:
     """By the pictures of the strict pass; each frame must be nearest to its own."""
 
     def right(position: int) -> bool:
         index = int(found["index"][position])
-        if truth is None or index >= len(truth):
+        if truth is None or truth.fingerprints is None or index >= len(truth.fingerprints):
             return False
-        near = range(max(0, index - 3), min(len(truth), index + 4))
-        apart = {k: distance(found["luma"][position], truth[k]) for k in near}
-        return apart[index] <= TOLERANCE and apart[index] <= min(apart.values()) + 0.5
+        prints = {
+            k: truth.fingerprints[k] for k in range(max(0, index - 3), index + 4) if k < len(truth.time_s)
+        }
+        samples, whole = luma_from_rgb(as_coded(found["luma"][position], truth.turn), truth.luma)
+        apart = {k: distance(samples, picture) for k, picture in prints.items()}
+        own = distance(samples[whole], prints[index][whole])
+        return own <= TOLERANCE and apart[index] <= min(apart.values()) + 0.5
 
     return verdict(found, expected, right)
 
@@ -260,7 +263,7 @@ def cases(folder: Path, real: Path | None) -> list[tuple[str, Path, Callable[[di
     with (real / "expected_frames.csv").open() as table:
         for row in csv.DictReader(table):
             path, sound = real / row["file"], row["class"] == "decode"
-            truth = turned_truth(path) if sound else None
+            truth = strict_truth(path) if sound else None
             count = int(row["n_frames"]) if sound else None
             group = "real" if sound else "damaged"
             found.append((group, path, lambda got, n=count, t=truth: judge_real(got, n, t)))
@@ -270,18 +273,11 @@ def cases(folder: Path, real: Path | None) -> list[tuple[str, Path, Callable[[di
     return found
 
 
-def turned_truth(path: Path) -> np.ndarray:
-    """(N, 32, 32) brightness of every frame, upright, from FFmpeg's strict decoding."""
-    from pipelines.stages.referee import upright
-
+def strict_truth(path: Path) -> Referee:
+    """Fingerprint of every frame, from FFmpeg's strict decoding."""
     with path.open("rb", buffering=0) as file:
         form = sniff(str(path), os.pread(file.fileno(), 4096, 0))
-        ruling = referee(str(path), file.fileno(), form, 8192 * 8192, lambda: None)
-    full = ruling.luma[3]
-    assert ruling.fingerprints is not None
-    luma = ruling.fingerprints.astype(np.float32)
-    luma = luma if full else (luma - 16) * (255 / 219)
-    return np.stack([upright(picture[..., None], ruling.turn)[..., 0] for picture in luma])
+        return referee(str(path), file.fileno(), form, 8192 * 8192, lambda: None)
 
 
 def errors(arguments: argparse.Namespace) -> list[dict[str, object]]:
@@ -329,6 +325,12 @@ def write_long(path: Path, minutes: float) -> int:
     return count
 
 
+def peak_mb(process: int | str | None) -> int:
+    """Largest resident memory of a process so far, MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
 def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Peaks for one long video: crops as for a pose network, then whole frames."""
     rows: list[dict[str, object]] = []
@@ -337,10 +339,11 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
         count = write_long(path, arguments.minutes)
         for picture, proof in ((Crop(192, 256), False), (Crop(192, 256), True), (None, False)):
             with DecodeGuard(timeout_s=120, memory_mb=3000) as guard:
-                begin, frames = time.perf_counter(), 0
+                Path("/proc/self/clear_refs").write_text("5")  # forget the peak of encoding
+                begin, frames, before = time.perf_counter(), 0, peak_mb("self")
                 for part in guard.decode(ask(path, picture, proof)):
                     frames += len(part.frames)
-                status = Path(f"/proc/{guard.child_pid}/status").read_text()
+                child = peak_mb(guard.child_pid)
             rows.append(
                 {
                     "minutes": arguments.minutes,
@@ -349,8 +352,9 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, object]]:
                     "picture": "192 x 256 crops" if picture else "whole frames",
                     "proven": proof,
                     "seconds": round(time.perf_counter() - begin, 1),
-                    "child_peak_mb": int(status.split("VmHWM:")[1].split()[0]) // 1024,
-                    "parent_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                    "decoder": part.decoder,
+                    "child_peak_mb": child,
+                    "parent_growth_mb": peak_mb("self") - before,
                 }
             )
             print(rows[-1], flush=True)

@@ -9,6 +9,8 @@ Run as `python -m pipelines.stages.decode_child MEMORY_MB LOG_FD`. Requests and 
 4. If the request asks for proof, if packets cannot tell what is shown, or after any fault of decord,
    `referee.referee` decodes the whole stream strictly. Then every frame of decord is compared with its
    fingerprint; if decord fails or disagrees, PyAV reads the frames instead.
+5. decord decodes ahead of a slow reader without bound. A clip whose frames could fill `DECORD_SHARE` of the
+   memory is read by PyAV, strictly and one frame at a time; each frame's own time stamp is its proof.
 
 Frames are upright with square pixels: the display matrix and the sample aspect ratio are applied once (ratios
 within 2 % of one are encoder rounding and left alone).
@@ -52,12 +54,13 @@ from pipelines.stages.referee import (
     Referee,
     as_coded,
     distance,
+    log_of,
     luma_from_rgb,
     open_strict,
     referee,
+    strict_stream,
     survey,
     upright,
-    video_stream,
 )
 from pipelines.stages.sampling import PersonBoxes, sample_indices
 
@@ -74,7 +77,7 @@ BYTES_PER_PIXEL = 24  # reference pictures plus RGB copies while decoding, budge
 LUMA_TOLERANCE = 6.0  # mean absolute difference of 255 between a frame and its own fingerprint
 NEIGHBOUR_MARGIN = 0.5  # a frame this much nearer to its neighbour's fingerprint is the neighbour
 BEAT_S = 0.5
-DECORD_AHEAD = 64  # frames it decodes in advance at most, measured: 60 of 1920 x 1080
+DECORD_SHARE = 0.4  # of the memory limit, for the frames that decord decodes ahead of their reader
 # Of the last file: demuxer, sha256, and the ruling with (True) or without proof.
 _LAST_FILE: dict[tuple[int, ...], tuple[str, str, dict[bool, Referee]]] = {}
 Beat = Callable[[], None]
@@ -96,9 +99,6 @@ def read_decord(
     """
     if decord is None:
         raise Disagreement("decord cannot be imported here")
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if 0 < 0.6 * limit < ruling.coded_size[0] * ruling.coded_size[1] * 3 * DECORD_AHEAD:
-        raise Disagreement(f"decord would keep {DECORD_AHEAD} frames of {ruling.coded_size} in memory")
     read_log(log)  # what earlier files left
     try:
         reader = decord.VideoReader(f"/dev/fd/{fd}", ctx=decord.cpu(0), num_threads=1)
@@ -156,22 +156,29 @@ def compare(samples: np.ndarray, whole: np.ndarray, ruling: Referee, index: int)
 def read_pyav(
     path: str, fd: int, ruling: Referee, wanted: np.ndarray, max_pixels: int, beat: Beat
 ) -> Iterator[np.ndarray]:
-    """Upright RGB frames `wanted` (ascending) from PyAV."""
+    """Upright RGB frames `wanted` (ascending) from PyAV, decoded strictly; each must have its own time."""
     with open_strict(path, fd, ruling.format, max_pixels) as container:
-        stream = video_stream(path, container)
-        stream.codec_context.thread_count = 1
+        stream = strict_stream(path, container, max_pixels)
+        start = (container.start_time or 0) / 1e6
         remaining = iter(wanted)
         target = next(remaining, None)
-        for index, frame in enumerate(container.decode(stream)):
+        frames = enumerate(container.decode(stream))
+        while target is not None:
             beat()
-            if target is None:
-                return
+            try:
+                index, frame = next(frames)
+            except StopIteration:
+                raise ClipError("corrupt", path, f"the frames end before frame {target}") from None
+            except (av.error.FFmpegError, ValueError) as error:
+                raise ClipError("corrupt", path, f"before frame {target}: {log_of(error)}") from None
+            if ruling.fingerprints is None:
+                on_time = frame.time is not None and abs(frame.time - start - ruling.time_s[index]) < 1e-6
+                if frame.is_corrupt or not on_time:
+                    raise ClipError("corrupt", path, f"frame {index} is damaged or comes at another time")
             if index == target:
                 # Bicubic as FFmpeg's own command line: equal to decord bit for bit on 8-bit video.
                 yield upright(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"), ruling.turn)
                 target = next(remaining, None)
-    if target is not None:
-        raise ClipError("corrupt", path, f"the second reading ended before frame {target}")
 
 
 # ---------------------------------------------------------------- one request
@@ -218,9 +225,11 @@ def read_clip(
     path, fd = request["uri"], file.fileno()
     done, note, file_frames = request["done"], request["note"], request["file_frames"]
     on_trust: list[Luma] = []
-    if request["reader"] == "decord":
-        digest, ruling = judge(path, file, facts, max_pixels, request["referee"], beat)
-        plan = plan_clip(request, ruling, max_pixels)
+    digest, ruling = judge(path, file, facts, max_pixels, request["referee"] or done > 0, beat)
+    plan = plan_clip(request, ruling, max_pixels)
+    if request["reader"] == "decord" and decord_bytes(ruling, plan) > DECORD_SHARE * memory_limit():
+        note = f"decord may keep all {plan.indices[-1] + 1} frames of {ruling.coded_size} in memory"
+    elif request["reader"] == "decord":
         file_frames = len(ruling.time_s)
         remark = "" if ruling.fingerprints is not None else "not refereed"
         try:
@@ -232,13 +241,24 @@ def read_clip(
             return
         except Disagreement as reason:
             note = str(reason)
-    digest, ruling = judge(path, file, facts, max_pixels, True, beat)
-    plan = plan_clip(request, ruling, max_pixels)
+        digest, ruling = judge(path, file, facts, max_pixels, True, beat)
+        plan = plan_clip(request, ruling, max_pixels)
     if done:
         verify(path, ruling, plan.indices[:done], file_frames, on_trust)
     pictures = read_pyav(path, fd, ruling, np.unique(plan.indices[done:]), max_pixels, beat)
     for header, frames in fill(plan, pictures, done):
         yield header | provenance(plan, ruling, digest, "pyav", note), frames
+
+
+def decord_bytes(ruling: Referee, plan: Plan) -> int:
+    """Most that decord may hold: nothing stops it from decoding far ahead of a slow reader (measured)."""
+    return int(plan.indices[-1] + 1) * ruling.coded_size[0] * ruling.coded_size[1] * 3
+
+
+def memory_limit() -> float:
+    """Address space of this process, bytes."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit if limit > 0 else float("inf")
 
 
 def verify(

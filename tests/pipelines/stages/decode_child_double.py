@@ -79,6 +79,7 @@ def misbehave(request: dict[str, Any], memory_mb: int, log: int, beat: Callable[
         os.abort()
     decode_child.decord.VideoReader = READERS.get(name, VideoReader)
     decode_child.read_pyav = dying_pyav if name == "abort_twice.mp4" else read_pyav
+    decode_child.DECORD_SHARE = 0.0 if name.startswith("long") else 0.4
     if name == "hang.mp4":
         time.sleep(3600)
     if name == "allocate.mp4":

@@ -188,6 +188,20 @@ def test_processor_time_is_limited(tmp_path):
 # ---------------------------------------------------------------- memory
 
 
+@pytest.mark.parametrize("referee", [True, False])
+def test_what_decord_could_not_hold_is_read_strictly_by_pyav(faulty, tmp_path, referee):
+    path = write_video(tmp_path / "long.mp4", count=40, codec_options={"bf": "3"}, faststart=True)
+    parts = list(faulty.decode(request(path, referee=referee, frames_per_part=9)))
+    assert numbers(join(parts)) == list(range(40))
+    assert {part.decoder for part in parts} == {"pyav"}
+    assert parts[0].decoder_note == "decord may keep all 40 frames of (128, 96) in memory"
+    data = bytearray(path.read_bytes())
+    middle = (data.index(b"mdat") + len(data)) // 2
+    data[middle : middle + 24] = bytes(range(100, 124))
+    (tmp_path / "long_damaged.mp4").write_bytes(data)
+    assert reject(faulty, tmp_path / "long_damaged.mp4", referee=referee).code == "corrupt"
+
+
 def peak_mb(pid: int | None) -> float:
     """Largest resident memory of a process so far, MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -222,5 +236,5 @@ def test_memory_does_not_grow_with_the_clip(long_hd, count, referee):
             frames += len(part.frames)
         child = peak_mb(guard.child_pid)
     assert frames == count
-    assert child < 800  # of it 400 for the 64 frames that decord reads ahead
+    assert child < 800  # 40 % of 1500 MB for decord's frames, a part, and what starting needs
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before < 3 * PART_BYTES / 2**20

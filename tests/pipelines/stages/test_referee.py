@@ -141,7 +141,7 @@ def test_damaged_files_through_one_guard():
 
 @pytest.mark.data
 def test_crops_keep_memory_small(guard):
-    with DecodeGuard(timeout_s=120, memory_mb=3000) as fresh:
+    with DecodeGuard(timeout_s=120, memory_mb=1200) as fresh:
         path = real_videos() / "pose2sim__single_cam03.mp4"  # 100 frames of 1088 x 1920: 627 MB as RGB
         clip = read(fresh, path, picture=Crop(192, 256))
         peak_kb = int(Path(f"/proc/{fresh.child_pid}/status").read_text().split("VmHWM:")[1].split()[0])
