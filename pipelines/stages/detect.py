@@ -283,7 +283,9 @@ class DetectorNetwork:
         for result in results:
             found = result.pred_instances
             keep = found.labels == self.model.person_class
-            people.append((found.bboxes[keep].float().cpu().numpy(), found.scores[keep].float().cpu().numpy()))
+            people.append(
+                (found.bboxes[keep].float().cpu().numpy(), found.scores[keep].float().cpu().numpy())
+            )
         return people
 
     def _padded(self, pictures: np.ndarray) -> np.ndarray:

@@ -84,10 +84,14 @@ def track_shot(
     ends = np.cumsum(counts)
     motion = np.where(np.isnan(camera), np.array([1, 0, 0, 0], camera.dtype), camera).astype(np.float64)
     for frame, (end, count) in enumerate(zip(ends, counts, strict=True)):
-        tracker.step(frame, boxes[end - count : end].astype(np.float64), scores[end - count : end], motion[frame])
+        tracker.step(
+            frame, boxes[end - count : end].astype(np.float64), scores[end - count : end], motion[frame]
+        )
     fewest = min(3, max(1, len(counts) // 10))
     kept = [track for track in tracker.tracks if len(track.frames) >= fewest]
-    return sorted(kept, key=lambda track: (track.frames[0], float(track.boxes[0][0]), float(track.boxes[0][1])))
+    return sorted(
+        kept, key=lambda track: (track.frames[0], float(track.boxes[0][0]), float(track.boxes[0][1]))
+    )
 
 
 class _Tracker:

@@ -159,7 +159,9 @@ def test_an_unknown_rule_is_refused():
 def test_rows_fit_the_table():
     import pyarrow as pa
 
-    rows = people_rows(detections_row(three_people()), "largest", 2) + people_rows(detections_row([[]]), "largest", 1)
+    rows = people_rows(detections_row(three_people()), "largest", 2) + people_rows(
+        detections_row([[]]), "largest", 1
+    )
     table = pa.Table.from_pylist(rows, schema=PEOPLE)
     assert table.column("status").to_pylist() == ["ok", "ok", "rejected"]
 
@@ -183,6 +185,8 @@ def test_the_athlete_of_seeded_scenes_is_found(capsys):
             persons = scene.persons_of(found["frame_index"], found["box"])
             right[known] += persons.count(0) > 0.9 * len(persons)
     with capsys.disabled():
-        print(f"\nmost_motion is right in {right[True]} of 30 scenes, {right[False]} without the camera's motion")
+        print(
+            f"\nmost_motion is right in {right[True]} of 30 scenes, {right[False]} without the camera's motion"
+        )
     assert right[True] >= 28
     assert right[False] < right[True]

@@ -157,14 +157,18 @@ def test_exchanges_in_seeded_scenes_are_rare(fps, capsys):
                 whole += max((track.count(person) for track in real), default=0) >= 0.9 * count
         boxes += int((scene.persons >= 0).sum())
     with capsys.disabled():
-        print(f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people in one track")
+        print(
+            f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people in one track"
+        )
     assert exchanges <= 6
     assert whole >= 0.95 * people
 
 
 @pytest.mark.slow
 def test_half_an_hour_of_four_people_takes_seconds():
-    frames = [[box(200 + 250 * who + 20 * np.sin(step / 9 + who)) for who in range(4)] for step in range(54000)]
+    frames = [
+        [box(200 + 250 * who + 20 * np.sin(step / 9 + who)) for who in range(4)] for step in range(54000)
+    ]
     started = time.perf_counter()
     tracks = tracks_of(frames, fps=30)
     assert [len(track.frames) for track in tracks] == [54000] * 4
