@@ -1,10 +1,10 @@
 """Boxes of single frames -> tracks of persons, by motion alone.
 
 SORT's scheme (Bewley et al. 2016): a track predicts its box, the Hungarian algorithm assigns boxes to
-predictions, what is left begins or ends tracks. From its successors: sure boxes choose first (ByteTrack, Zhang
-et al. 2022), and the camera's motion is taken off the prediction (BoT-SORT, Aharon et al. 2022). Overlap is
-generalised IoU (Rezatofighi et al. 2019), which also ranks boxes that do not touch: a diver leaves his last
-box within a frame or two. Nothing is random: the same boxes give the same tracks.
+predictions, what is left begins or ends tracks. From its successors: sure boxes choose first (ByteTrack,
+Zhang et al. 2022), and the camera's motion is taken off the prediction (BoT-SORT, Aharon et al. 2022).
+Overlap is generalised IoU (Rezatofighi et al. 2019), which also ranks boxes that do not touch: a diver leaves
+his last box within a frame or two. Nothing is random: the same boxes give the same tracks.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _Tracker:
         predicted = self.box + np.tile(ahead, 2)
         taken = np.full(len(self.alive), -1)
         free = np.ones(len(boxes), bool)
-        iou, giou = overlap(predicted, boxes)
+        _, giou = overlap(predicted, boxes)
         for least, wanted in ((_LEAST_GIOU, scores >= _SURE), (_LEAST_GIOU_UNSURE, scores < _SURE)):
             rows, columns = np.flatnonzero(taken < 0), np.flatnonzero(wanted & free)
             for row, column in _assign(giou[np.ix_(rows, columns)], least):

@@ -12,7 +12,7 @@ from pipelines.schema import PEOPLE
 from pipelines.stages.people import find_cuts, people_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from made_boxes import HEIGHT, WIDTH, detections_row, make_scene  # noqa: E402
+from made_boxes import HEIGHT, WIDTH, detections_row, make_scene
 
 
 def box(x: float, y: float = 200.0, width: float = 80.0, height: float = 200.0, score: float = 0.75) -> tuple:
