@@ -3,8 +3,8 @@
 Rules, ties to the lower track number:
 
 * `most_motion`: longest path of the box's corners, the camera's motion taken off, in heights of the
-  person. Corners, not the centre: arms that spread move no centre. Steps are means over a quarter of a second, so that
-  the trembling of a detector's boxes does not add up.
+  person. Corners, not the centre: arms that spread move no centre. Steps are means over a quarter of a
+  second, so that the trembling of a detector's boxes does not add up.
 * `largest`: greatest median area.
 * `nearest_centre`: least median distance of the box's centre from the centre of the frame.
 * `track:ID`: that track alone (numbers stand in the column `track_id`).

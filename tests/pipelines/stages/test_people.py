@@ -185,8 +185,6 @@ def test_the_athlete_of_seeded_scenes_is_found(capsys):
             persons = scene.persons_of(found["frame_index"], found["box"])
             right[known] += persons.count(0) > 0.9 * len(persons)
     with capsys.disabled():
-        print(
-            f"\nmost_motion is right in {right[True]} of 30 scenes, {right[False]} without the camera's motion"
-        )
+        print(f"\nmost_motion: {right[True]} of 30 scenes, {right[False]} without the camera's motion")
     assert right[True] >= 28
     assert right[False] < right[True]

@@ -158,9 +158,7 @@ def test_exchanges_in_seeded_scenes_are_rare(fps, capsys):
                 whole += max((track.count(person) for track in real), default=0) >= 0.9 * count
         boxes += int((scene.persons >= 0).sum())
     with capsys.disabled():
-        print(
-            f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people in one track"
-        )
+        print(f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people whole")
     assert exchanges <= 6
     assert whole >= 0.95 * people
 
