@@ -251,7 +251,7 @@ def test_a_real_video_goes_through_detection_and_choice(test_data, weights):
     """Plumbing: the network is random, the video and the rows are real."""
     import av
 
-    with av.open(str(test_data / "videos" / "mmpose__demo.mp4")) as container:
+    with av.open(str(test_data / "videos" / "tfjs-models__pose_squats.mp4")) as container:
         shown = itertools.islice(container.decode(video=0), 12)
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in shown])
     size = (frames.shape[2], frames.shape[1])
