@@ -224,8 +224,8 @@ class DetectorNetwork:
         config = read_detector_config(model.name)
         if "backbone" in config.model and "init_cfg" in config.model.backbone:
             config.model.backbone.init_cfg = None  # it names weights on the network
-        from mmcv.cnn import fuse_conv_bn
         import mmdet.models  # noqa: F401  fills the registry
+        from mmcv.cnn import fuse_conv_bn
         from mmdet.registry import MODELS
         from mmengine.model.utils import revert_sync_batchnorm
         from mmengine.registry import DefaultScope

@@ -2,19 +2,21 @@
 
 Rules, ties to the lower track number:
 
-* `most_motion`: longest path of the box's corners, the camera's motion taken off, in heights of the person.
-  Corners, not the centre: arms that spread move no centre. Steps are means over a quarter of a second, so that
-  the trembling of a detector's boxes does not add up.
+* `most_motion`: longest path of the box's corners, the camera's motion taken off, in heights of the
+  person. Corners, not the centre: arms that spread move no centre. Steps are means over a quarter of a
+  second, so that the trembling of a detector's boxes does not add up.
 * `largest`: greatest median area.
 * `nearest_centre`: least median distance of the box's centre from the centre of the frame.
 * `track:ID`: that track alone (numbers stand in the column `track_id`).
 
-At a cut of the camera all tracks end. The rule chooses in every shot, and the choices of the same rank make one row.
+At a cut of the camera all tracks end. The rule chooses in every shot, and the choices of the same rank
+make one row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +28,8 @@ VERSION = 1  # raise when the same boxes give other rows
 BRIEF_SHARE = 0.2
 """Tracks with fewer boxes than this share of the shot's longest rank behind all others."""
 _STEP_S = 0.25
-# A cut changes the picture at once by this many grey levels (of 255) and this many times more than the frames around.
+# A cut changes the picture by this many grey levels (of 255), and this many times more than the frames
+# around it.
 _CUT_CHANGE, _CUT_RATIO = 15.0, 3.0
 
 
@@ -132,7 +135,7 @@ def _people_of_shots(detections: dict, time_s: np.ndarray) -> list[list[_Person]
     edges = [0, *find_cuts(np.asarray(detections["picture_change"], np.float64)).tolist(), len(counts)]
     ends = np.concatenate([[0], np.cumsum(counts)])
     shots: list[list[_Person]] = []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         first = sum(map(len, shots))
         inside = slice(ends[start], ends[end])
         moved = camera[start:end].copy()

@@ -19,9 +19,9 @@ def pose_quality(keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarr
     Returns:
         mean_confidence: mean over frames and available joints; NaN if there is none.
         jitter_px: median length of the joints' second differences over three frames in a row, px per frame
-            squared; of available joints with confidence of at least `SEEN` in all three, in frames evenly spaced
-            (each step within a quarter of the clip's median step). NaN if there are none. It holds true
-            acceleration too: compare clips of one action, not a dive with a squat.
+            squared; of available joints with confidence of at least `SEEN` in all three, in frames evenly
+            spaced (each step within a quarter of the clip's median step). NaN if there are none. It holds
+            true acceleration too: compare clips of one action, not a dive with a squat.
     """
     available = np.isfinite(keypoints).all(axis=-1)
     mean = float(confidence[available].mean()) if available.any() else float("nan")

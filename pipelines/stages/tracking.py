@@ -1,10 +1,10 @@
 """Boxes of single frames -> tracks of persons, by motion alone.
 
 SORT's scheme (Bewley et al. 2016): a track predicts its box, the Hungarian algorithm assigns boxes to
-predictions, what is left begins or ends tracks. From its successors: sure boxes choose first (ByteTrack, Zhang
-et al. 2022), and the camera's motion is taken off the prediction (BoT-SORT, Aharon et al. 2022). Overlap is
-generalised IoU (Rezatofighi et al. 2019), which also ranks boxes that do not touch: a diver leaves his last
-box within a frame or two. Nothing is random: the same boxes give the same tracks.
+predictions, what is left begins or ends tracks. From its successors: sure boxes choose first (ByteTrack,
+Zhang et al. 2022), and the camera's motion is taken off the prediction (BoT-SORT, Aharon et al. 2022).
+Overlap is generalised IoU (Rezatofighi et al. 2019), which also ranks boxes that do not touch: a diver leaves
+his last box within a frame or two. Nothing is random: the same boxes give the same tracks.
 """
 
 from __future__ import annotations
@@ -84,10 +84,14 @@ def track_shot(
     ends = np.cumsum(counts)
     motion = np.where(np.isnan(camera), np.array([1, 0, 0, 0], camera.dtype), camera).astype(np.float64)
     for frame, (end, count) in enumerate(zip(ends, counts, strict=True)):
-        tracker.step(frame, boxes[end - count : end].astype(np.float64), scores[end - count : end], motion[frame])
+        tracker.step(
+            frame, boxes[end - count : end].astype(np.float64), scores[end - count : end], motion[frame]
+        )
     fewest = min(3, max(1, len(counts) // 10))
     kept = [track for track in tracker.tracks if len(track.frames) >= fewest]
-    return sorted(kept, key=lambda track: (track.frames[0], float(track.boxes[0][0]), float(track.boxes[0][1])))
+    return sorted(
+        kept, key=lambda track: (track.frames[0], float(track.boxes[0][0]), float(track.boxes[0][1]))
+    )
 
 
 class _Tracker:
@@ -111,7 +115,7 @@ class _Tracker:
         predicted = self.box + np.tile(ahead, 2)
         taken = np.full(len(self.alive), -1)
         free = np.ones(len(boxes), bool)
-        iou, giou = overlap(predicted, boxes)
+        _, giou = overlap(predicted, boxes)
         for least, wanted in ((_LEAST_GIOU, scores >= _SURE), (_LEAST_GIOU_UNSURE, scores < _SURE)):
             rows, columns = np.flatnonzero(taken < 0), np.flatnonzero(wanted & free)
             for row, column in _assign(giou[np.ix_(rows, columns)], least):

@@ -1,4 +1,4 @@
-"""Configs of the MMPose and MMDetection zoos by name; only files inside the installed packages are executed."""
+"""Configs of the MMPose and MMDetection zoos by name; only files of the installed packages are executed."""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ def make_scene(seed: int, count: int = 120, fps: float = 25.0) -> Scene:
     random = np.random.default_rng(seed)
     time = np.arange(count) / fps
     tall = random.uniform(120, 260)
-    tracks = [_athlete(random, time, tall), *(_bystander(random, time, tall) for _ in range(random.integers(1, 5)))]
+    tracks = [
+        _athlete(random, time, tall),
+        *(_bystander(random, time, tall) for _ in range(random.integers(1, 5))),
+    ]
     camera = np.cumsum(random.normal(0, 0.5, (count, 2)), axis=0)
     if random.random() < 0.5:
         smooth = [np.convolve(np.pad(axis, 4, "edge"), np.ones(9) / 9, "valid") for axis in tracks[0][:2]]
@@ -75,7 +78,9 @@ def make_scene(seed: int, count: int = 120, fps: float = 25.0) -> Scene:
     for frame in range(count):
         there = np.array([(x[frame], y[frame], w[frame], h[frame]) for x, y, w, h in tracks])
         there[:, :2] += camera[frame]
-        found = _detect(random, np.concatenate([there[:, :2] - there[:, 2:] / 2, there[:, :2] + there[:, 2:] / 2], 1))
+        found = _detect(
+            random, np.concatenate([there[:, :2] - there[:, 2:] / 2, there[:, :2] + there[:, 2:] / 2], 1)
+        )
         frames.append([box for box, _ in found])
         persons += [person for _, person in found]
     row = detections_row(frames, fps, camera=motion.astype(np.float32).ravel())
@@ -89,7 +94,12 @@ def _athlete(random: np.random.Generator, time: np.ndarray, tall: float) -> tupl
         return x, 400 * still, tall * (0.4 + 0.1 * np.sin(12 * time)), tall * still
     if kind == "squat":
         down = 0.5 - 0.5 * np.cos(2 * np.pi * time / 2.5)
-        return random.uniform(400, 900) * still, 400 + 0.2 * tall * down, tall * (0.4 + 0.3 * down), tall * (1 - 0.4 * down)
+        return (
+            random.uniform(400, 900) * still,
+            400 + 0.2 * tall * down,
+            tall * (0.4 + 0.3 * down),
+            tall * (1 - 0.4 * down),
+        )
     start, flight = random.uniform(0.5, 1.5), random.uniform(1.2, 1.7)
     air = np.clip(time - start, 0, flight + 0.2)
     tuck = np.where((air > 0.2) & (air < flight - 0.2), 0.55, 1.0)
@@ -101,7 +111,11 @@ def _athlete(random: np.random.Generator, time: np.ndarray, tall: float) -> tupl
 def _bystander(random: np.random.Generator, time: np.ndarray, tall: float) -> tuple[np.ndarray, ...]:
     size = tall * random.uniform(0.6, 1.1)
     stroll = random.uniform(-0.2, 0.2) if random.random() < 0.25 else 0.0
-    x = random.uniform(100, WIDTH - 100) + stroll * size * time + 0.02 * size * np.sin(random.uniform(1, 3) * time)
+    x = (
+        random.uniform(100, WIDTH - 100)
+        + stroll * size * time
+        + 0.02 * size * np.sin(random.uniform(1, 3) * time)
+    )
     still = np.ones(len(time))
     return x, random.uniform(250, 550) * still, 0.4 * size * still, size * still
 

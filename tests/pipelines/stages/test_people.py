@@ -12,7 +12,7 @@ from pipelines.schema import PEOPLE
 from pipelines.stages.people import find_cuts, people_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from made_boxes import HEIGHT, WIDTH, detections_row, make_scene  # noqa: E402
+from made_boxes import HEIGHT, WIDTH, detections_row, make_scene
 
 
 def box(x: float, y: float = 200.0, width: float = 80.0, height: float = 200.0, score: float = 0.75) -> tuple:
@@ -159,7 +159,9 @@ def test_an_unknown_rule_is_refused():
 def test_rows_fit_the_table():
     import pyarrow as pa
 
-    rows = people_rows(detections_row(three_people()), "largest", 2) + people_rows(detections_row([[]]), "largest", 1)
+    rows = people_rows(detections_row(three_people()), "largest", 2) + people_rows(
+        detections_row([[]]), "largest", 1
+    )
     table = pa.Table.from_pylist(rows, schema=PEOPLE)
     assert table.column("status").to_pylist() == ["ok", "ok", "rejected"]
 
@@ -183,6 +185,6 @@ def test_the_athlete_of_seeded_scenes_is_found(capsys):
             persons = scene.persons_of(found["frame_index"], found["box"])
             right[known] += persons.count(0) > 0.9 * len(persons)
     with capsys.disabled():
-        print(f"\nmost_motion is right in {right[True]} of 30 scenes, {right[False]} without the camera's motion")
+        print(f"\nmost_motion: {right[True]} of 30 scenes, {right[False]} without the camera's motion")
     assert right[True] >= 28
     assert right[False] < right[True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pipelines.stages.tracking import overlap, track_shot
 
 sys.path.insert(0, str(Path(__file__).parent))
-import made_boxes  # noqa: E402
+import made_boxes
 
 
 def tracks_of(frames: list[list[tuple]], fps: float = 25.0, camera: np.ndarray | None = None):
@@ -149,7 +150,7 @@ def test_exchanges_in_seeded_scenes_are_rare(fps, capsys):
         )
         persons = [scene.persons_of(track.frames, track.boxes) for track in tracks]
         real = [[person for person in track if person >= 0] for track in persons]
-        exchanges += sum(one != two for track in real for one, two in zip(track, track[1:], strict=False))
+        exchanges += sum(one != two for track in real for one, two in itertools.pairwise(track))
         for person in range(scene.persons.max() + 1):
             count = int((scene.persons == person).sum())
             if count >= 10:
@@ -157,14 +158,16 @@ def test_exchanges_in_seeded_scenes_are_rare(fps, capsys):
                 whole += max((track.count(person) for track in real), default=0) >= 0.9 * count
         boxes += int((scene.persons >= 0).sum())
     with capsys.disabled():
-        print(f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people in one track")
+        print(f"\n{fps:.0f} fps: {exchanges} exchanges in {boxes} boxes; {whole} of {people} people whole")
     assert exchanges <= 6
     assert whole >= 0.95 * people
 
 
 @pytest.mark.slow
 def test_half_an_hour_of_four_people_takes_seconds():
-    frames = [[box(200 + 250 * who + 20 * np.sin(step / 9 + who)) for who in range(4)] for step in range(54000)]
+    frames = [
+        [box(200 + 250 * who + 20 * np.sin(step / 9 + who)) for who in range(4)] for step in range(54000)
+    ]
     started = time.perf_counter()
     tracks = tracks_of(frames, fps=30)
     assert [len(track.frames) for track in tracks] == [54000] * 4
