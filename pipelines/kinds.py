@@ -248,7 +248,7 @@ def _decode_stage(config: ExtractConfig, picture: decode.Crop | decode.Resize | 
 
 def _decoding(config: ExtractConfig) -> dict:
     return {
-        "decoder": "decord, read in order, with PyAV as referee and fallback",
+        "decoder": "decord in order, or PyAV where it fails",
         "decode_version": decode.VERSION,
         "sampling": config.sampling,
     }
