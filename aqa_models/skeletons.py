@@ -34,6 +34,14 @@ class Skeleton:
     root: str
     flip_pairs: tuple[tuple[int, int], ...]
 
+    @property
+    def flip_order(self) -> list[int]:
+        """For each joint the index of the same joint on the other side (itself in the middle)."""
+        order = list(range(len(self.joints)))
+        for left, right in self.flip_pairs:
+            order[left], order[right] = right, left
+        return order
+
     def index(self, joint: str) -> int:
         """Position of a joint; ValueError names the nearest joint if there is none."""
         if joint not in self.joints:
@@ -73,13 +81,19 @@ def map_keypoints(xyz: np.ndarray, source: str, target: str) -> np.ndarray:
     return mapped
 
 
+def derived_joints(source: str, target: str) -> np.ndarray:
+    """(J',) bool: which joints `map_keypoints` makes of others, rather than copying them.
+
+    A joint that it cannot make at all is False here and NaN there.
+    """
+    have, want = skeleton(source), skeleton(target)
+    made = [joint not in have.joints and bool(_parts(joint, have)) for joint in want.joints]
+    return np.array(made)
+
+
 def flip_sides(xyz: np.ndarray, name: str) -> np.ndarray:
     """Mirrors (T, J, C) keypoints: negates the first coordinate and swaps left and right joints."""
-    body = skeleton(name)
-    order = np.arange(len(body.joints))
-    for left, right in body.flip_pairs:
-        order[left], order[right] = right, left
-    flipped = xyz[:, order].copy()
+    flipped = xyz[:, skeleton(name).flip_order].copy()
     flipped[..., 0] *= -1
     return flipped
 
@@ -98,7 +112,10 @@ DERIVED: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
             ("left_hip", "right_hip", "left_shoulder", "right_shoulder"),
         ),
         # Kinect's Head is the middle of the head, so it lies between the ears, not at the top.
-        "head": (("left_ear", "right_ear"), ("upper_neck", "head_top")),
+        "head": (("left_ear", "right_ear"), ("upper_neck", "head_top"), ("neck", "head_top")),
+        # Kinect's Foot is the front of the foot.
+        "left_foot": (("left_big_toe", "left_small_toe"), ("left_big_toe",)),
+        "right_foot": (("right_big_toe", "right_small_toe"), ("right_big_toe",)),
     }
 )
 
@@ -118,8 +135,8 @@ def _nearest(word: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
 _CHAINS = {
     "LA": ("left_shoulder", "left_elbow", "left_wrist", "left_hand", "left_hand_tip", "left_thumb"),
     "RA": ("right_shoulder", "right_elbow", "right_wrist", "right_hand", "right_hand_tip", "right_thumb"),
-    "LL": ("left_hip", "left_knee", "left_ankle", "left_foot"),
-    "RL": ("right_hip", "right_knee", "right_ankle", "right_foot"),
+    "LL": ("left_hip", "left_knee", "left_ankle", "left_foot", "left_big_toe"),
+    "RL": ("right_hip", "right_knee", "right_ankle", "right_foot", "right_big_toe"),
 }
 
 
@@ -143,6 +160,11 @@ _TRUNK = (
     "pelvis>spine spine>shoulder_center shoulder_center>left_shoulder shoulder_center>right_shoulder "
     "pelvis>left_hip pelvis>right_hip "
 )
+_FACE = "nose>left_eye nose>right_eye left_eye>left_ear right_eye>right_ear "
+_TOES = (
+    "left_ankle>left_big_toe left_big_toe>left_small_toe left_ankle>left_heel "
+    "right_ankle>right_big_toe right_big_toe>right_small_toe right_ankle>right_heel "
+)
 _TWENTY = (
     "pelvis spine shoulder_center head left_shoulder left_elbow left_wrist left_hand right_shoulder "
     "right_elbow right_wrist right_hand left_hip left_knee left_ankle left_foot right_hip right_knee "
@@ -159,8 +181,7 @@ SKELETONS: Mapping[str, Skeleton] = MappingProxyType(
                 "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow "
                 "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
                 "right_ankle",
-                "nose>left_eye nose>right_eye left_eye>left_ear right_eye>right_ear "
-                "left_shoulder>right_shoulder left_hip>right_hip left_shoulder>left_hip "
+                _FACE + "left_shoulder>right_shoulder left_hip>right_hip left_shoulder>left_hip "
                 "right_shoulder>right_hip " + _ARMS,
             ),
             _make(
@@ -169,6 +190,26 @@ SKELETONS: Mapping[str, Skeleton] = MappingProxyType(
                 "head_top right_wrist right_elbow right_shoulder left_shoulder left_elbow left_wrist",
                 "pelvis>thorax thorax>upper_neck upper_neck>head_top thorax>left_shoulder "
                 "thorax>right_shoulder pelvis>left_hip pelvis>right_hip " + _ARMS,
+            ),
+            # AlphaPose's Halpe (Fang et al. 2022) without face and hands; joints named by anatomy.
+            _make(
+                "halpe26",
+                "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow "
+                "right_elbow left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle "
+                "right_ankle head_top neck pelvis left_big_toe right_big_toe left_small_toe "
+                "right_small_toe left_heel right_heel",
+                _FACE + "head_top>nose neck>head_top pelvis>neck neck>left_shoulder neck>right_shoulder "
+                "pelvis>left_hip pelvis>right_hip " + _ARMS + _TOES,
+            ),
+            # OpenPose (Cao et al. 2021): its Neck is the middle of the shoulders.
+            _make(
+                "body25",
+                "nose shoulder_center right_shoulder right_elbow right_wrist left_shoulder left_elbow "
+                "left_wrist pelvis right_hip right_knee right_ankle left_hip left_knee left_ankle "
+                "right_eye left_eye right_ear left_ear left_big_toe left_small_toe left_heel "
+                "right_big_toe right_small_toe right_heel",
+                _FACE + "pelvis>shoulder_center shoulder_center>nose shoulder_center>left_shoulder "
+                "shoulder_center>right_shoulder pelvis>left_hip pelvis>right_hip " + _ARMS + _TOES,
             ),
             # Kinect v1: UTKinect, NW-UCLA.
             _make("kinect20", _TWENTY, _TWENTY_BONES),

@@ -89,6 +89,18 @@ def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[N
         ray.shutdown()  # a joined cluster keeps running; only this driver leaves it
 
 
+def spilled_bytes() -> int:
+    """Bytes of objects that the connected Ray has moved from memory to its disks since it started.
+
+    On a cluster others share, theirs are counted too.
+    """
+    import ray
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.spilled_bytes_total
+
+
 def token_source() -> str:
     """Where Ray would find a token: a variable's name or a path, never the token; empty if there is none."""
     if os.environ.get("RAY_AUTH_TOKEN"):

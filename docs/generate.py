@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipelines import schema
-from pipelines.config import describe, flag_of, kind_name
+from pipelines.settings import describe, flag_of, kind_name
 
 DOCS = Path(__file__).parent
 NOTE = "Written by `make docs` from `{source}`; edit that file instead.\n"

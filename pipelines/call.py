@@ -23,6 +23,6 @@ class Call:
 
     def config(self, given: dict[str, Any] | None = None) -> Config:
         """The validated settings: flags of this call over environment over file over defaults."""
-        from pipelines.config import load_config
+        from pipelines.settings import load_config
 
         return load_config(self.config_file, os.environ, dotted(given or {}))

@@ -25,6 +25,7 @@ from pipelines.exits import as_aqa_error
 from pipelines.flags import attach_settings, settings
 from pipelines.pose_labels.commands import pose_app
 from pipelines.result import Result, to_json, to_text
+from pipelines.store_commands import store_app
 
 INTERRUPTED = 130
 
@@ -40,7 +41,6 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 data_app = App(name="data", help="Clips tables: write, check, import and count them.")
-store_app = App(name="store", help="The feature store: what is in it, and is it whole.")
 train_app = App(name="train", help="Train the two-stage model: pretrain, then expert.")
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (data_app, store_app, train_app, config_app, pose_app):
@@ -121,6 +121,8 @@ def import_(
     rate_hz: float = 0.0,
     split_index: int | None = None,
     splits: Path | None = None,
+    width: int = 0,
+    height: int = 0,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -130,7 +132,7 @@ def import_(
     Parameters
     ----------
     kind
-        manifest, kimore or keypoints.
+        manifest, kimore, keypoints, coco, mmpose, pyskl, finediving-pose, openpose or trc.
     source
         File or folder of the data set.
     samples
@@ -138,15 +140,19 @@ def import_(
     tracking_states
         NPZ of tracking states (keypoints only).
     skeleton
-        Name of the joints' order, e.g. kinect25 (keypoints only).
+        Name of the joints' order, e.g. kinect25, where the file does not say it.
     unit
         px or m (keypoints only).
     rate_hz
-        Frames per second (keypoints only).
+        Frames per second, where the file does not say it.
     split_index
         Which repeat of the subject splits fills the column split.
     splits
         CSV of subject splits.
+    width
+        Width of the upright frame in px, where the file does not say it.
+    height
+        Its height.
     """
     from pipelines import data
 
@@ -160,6 +166,8 @@ def import_(
         rate_hz=rate_hz,
         split_index=split_index,
         splits=splits,
+        width=width,
+        height=height,
     )
     report["store"] = data.put(store, kind, clips, poses)
     return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
@@ -214,39 +222,6 @@ def extract(
         retry_rejected=retry_rejected,
         progress=logger.info,
     )
-
-
-@store_app.command(name="inspect")
-def inspect_(store: Path, *, call: _Call) -> Any:
-    """Tables, versions, rows, keys and sizes of a store.
-
-    Example: aqa store inspect store
-
-    Parameters
-    ----------
-    store
-        Folder of the feature store.
-    """
-    from pipelines import audit as verb
-
-    tables = verb.inspect(store)
-    return Result(tables, text="\n".join(verb.inspect_lines(tables)))
-
-
-@store_app.command
-def verify(store: Path, *, call: _Call) -> Any:
-    """Read every file of the store again and compare it with its record.
-
-    Example: aqa store verify store
-
-    Parameters
-    ----------
-    store
-        Folder of the feature store.
-    """
-    from pipelines import audit as verb
-
-    return verb.verify(store)
 
 
 @train_app.command
@@ -334,7 +309,7 @@ def show(*, call: _Call) -> Any:
 
     Example: aqa config show --config run.toml
     """
-    from pipelines.config import flatten, resolve
+    from pipelines.settings import flatten, resolve
 
     config, origins = resolve(call.config_file, os.environ)
     return [
@@ -348,7 +323,7 @@ def template(*, call: _Call) -> Any:
 
     Example: aqa config template > run.toml
     """
-    from pipelines.config import write_template
+    from pipelines.settings import write_template
 
     return write_template()
 

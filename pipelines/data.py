@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipelines.datasets import KINDS
 from pipelines.datasets.problems import first_names
 from pipelines.errors import ConfigError, StorageError
+from pipelines.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,17 +107,22 @@ def import_(
     rate_hz: float = 0.0,
     split_index: int | None = None,
     splits: Path | None = None,
+    width: int = 0,
+    height: int = 0,
 ) -> tuple[pa.Table, pa.Table | None, dict]:
     """Read a data set from a user's disk.
 
     Args:
-        kind: a key of `pipelines.datasets.KINDS`.
-        source: manifest file; KIMORE's folder; or the npz of keypoints (or the folder that holds it).
+        kind: a key of `pipelines.datasets.KINDS` or of `pipelines.formats.FORMATS`.
+        source: manifest file; KIMORE's folder; the npz of keypoints (or the folder that holds it); or what
+            another program wrote.
         samples, tracking: csv of the clips and npz of tracking states (keypoints only); found in the folder
             of `source` if not given: *samples*.csv, *tracking*.npz.
-        skeleton, unit, rate_hz: what the keypoints are (keypoints only, all required).
+        skeleton, unit, rate_hz: what the keypoints are (all required for keypoints; skeleton and rate_hz for
+            formats whose file does not say it).
         split_index: repeat of the splits file that fills the column `split`; None = leave it.
         splits: csv of subject splits; default subject_splits.csv in the folder of `source`.
+        width, height: size of the upright frame in px (formats only, where the file does not say it).
 
     Returns:
         Clips, poses (None where the source holds no keypoints), and a report.
@@ -126,9 +132,10 @@ def import_(
         DataError, SecurityError, StorageError: as the adapters.
     """
     source = Path(source)
-    if kind != "keypoints" and (samples or tracking or skeleton or unit or rate_hz):
-        remedy = "leave out samples, tracking, skeleton, unit and rate_hz, or import as kind keypoints"
-        raise ConfigError(kind, "this kind of data says itself what it holds", remedy)
+    _check_options(
+        kind, samples=samples, tracking=tracking, skeleton=skeleton, unit=unit, rate_hz=rate_hz, width=width,
+        height=height,
+    )  # fmt: skip
     poses = None
     if kind == "manifest":
         from pipelines.datasets.manifest import read_manifest
@@ -144,14 +151,36 @@ def import_(
         clips, poses, report = read_keypoints(
             ArraySource(positions, samples, skeleton, unit, rate_hz, tracking)
         )
+    elif kind in FORMATS:
+        from pipelines.formats.import_poses import import_poses
+
+        clips, poses, report = import_poses(
+            kind, source, skeleton=skeleton, rate_hz=rate_hz, width=width, height=height
+        )
+        report["warnings"] += clip_warnings(clips)
     else:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(KINDS)}"
-        raise ConfigError(kind, "unknown kind of data", remedy)
+        raise _unknown_kind(kind)
     clips, warnings = _with_splits(clips, source, split_index, splits)
     report["warnings"] += warnings
     report["stats"] = stats(clips, poses)
     return clips, poses, report
+
+
+def _unknown_kind(kind: str) -> ConfigError:
+    known = [*KINDS, *FORMATS]
+    near = difflib.get_close_matches(kind, known, n=1)
+    remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(known)}"
+    return ConfigError(kind, "unknown kind of data", remedy)
+
+
+def _check_options(kind: str, **given: object) -> None:
+    """Refuse options that say what the data hold where the data say it themselves."""
+    fit = {"keypoints": {"samples", "tracking", "skeleton", "unit", "rate_hz"}}.get(kind, set())
+    fit = {"skeleton", "rate_hz", "width", "height"} if kind in FORMATS else fit
+    wrong = [name for name, value in given.items() if value and name not in fit]
+    if wrong:
+        remedy = f"leave out {', '.join(wrong)}, or import as kind keypoints"
+        raise ConfigError(kind, "this kind of data says itself what it holds", remedy)
 
 
 def _with_splits(
@@ -346,13 +375,22 @@ def put(store: Path, kind: str, clips: pa.Table, poses: pa.Table | None) -> dict
     spec = {"stage": "import", "kind": kind, "code_version": IMPORT_VERSION}
     table = opened.create_poses(spec)
     with table.writer() as writer:
-        old = {row["clip_id"]: str(row) for row in table.read().to_pylist()}  # text: NaN differs from itself
-        fresh = [i for i, row in enumerate(poses.to_pylist()) if old.get(row["clip_id"]) != str(row)]
+        old, given = _rows_by_clip(table.read()), _rows_by_clip(poses)
+        names = poses.column("clip_id").to_pylist()
+        fresh = [i for i, name in enumerate(names) if old.get(name) != given[name]]
         if fresh:
             rows = poses.take(fresh)
             writer.remove(set(rows.column("clip_id").to_pylist()))
             writer.commit([table.write_file(rows)])
     return report | {"poses": spec_key(spec), "new_poses": len(fresh)}
+
+
+def _rows_by_clip(poses: pa.Table) -> dict[str, list[str]]:
+    """The rows of every clip as text, in which NaN equals itself, by person."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(poses.to_pylist(), key=lambda row: row["person"]):
+        found.setdefault(row["clip_id"], []).append(str(row))
+    return found
 
 
 def clips_of(source: Path) -> pa.Table:

@@ -7,13 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
-from pipelines.config import (
-    Config,
-    ExpertTrainConfig,
-    OptimizerConfig,
-    PretrainConfig,
-    TrackingConfig,
-)
+from pipelines.config import Config, ExpertTrainConfig, OptimizerConfig, PretrainConfig, TrackingConfig
 
 Say = Callable[[str], None]
 

@@ -53,7 +53,7 @@ def _machine() -> list[Row]:
             "memory",
             f"{memory:.1f} GB",
             "ok" if memory >= LOW_MEMORY_GB else "warn",
-            "" if memory >= LOW_MEMORY_GB else "set extract.decode_workers and extract.pose_workers to 1",
+            "" if memory >= LOW_MEMORY_GB else "set extract.decode_workers and extract.network_workers to 1",
         ),
         _row(
             "disk",

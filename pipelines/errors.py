@@ -35,7 +35,9 @@ REJECT_CODES: dict[str, str] = {
     "memory_limit": "decoding needed more memory than allowed",
     "unreadable": "the file cannot be read; check permissions and the disk",
     "bad_keypoints": "the keypoints file is not laid out as promised; correct it and import again",
+    "no_person": "no person was found; give boxes in the clips table or another detector",
     "bad_pose": "the pose network returned values that are not finite",
+    "bad_features": "the appearance network returned values that are not finite, or beyond half precision",
 }
 
 

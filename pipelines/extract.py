@@ -1,33 +1,41 @@
-"""Extract: clips -> decode -> pose -> feature store, on Ray Data.
+"""Extract: clips -> decode -> network -> feature store, on Ray Data.
 
-The driver plans what is not yet in the store, streams it through the stages and commits the files that
-workers wrote. Killed anywhere, the same command does the rest and nothing twice.
+The driver plans what is not yet in the store, streams it through the stages and commits what comes back.
+Killed anywhere, the same command does the rest and nothing twice.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipelines.collect import Collector
 from pipelines.config import ExtractConfig
-from pipelines.errors import DataError, StorageError
-from pipelines.stages import decode, pose
-from pipelines.store import FileFacts, Store, Table, Writer, open_store, spec_key
-
-if TYPE_CHECKING:
-    from pipelines.stages.base import Pool
+from pipelines.errors import DataError
+from pipelines.kinds import Work, find_people_work, find_work_of, give_boxes
+from pipelines.plan import PEOPLE_COLUMNS, Plan, find_work
+from pipelines.pools import (
+    PROBE_CLIPS,
+    Cost,
+    Sizes,
+    best_sizes,
+    bottleneck,
+    choose_probe,
+    forecast,
+    usual_sizes,
+)
+from pipelines.store import Store, open_store, spec_key
+from pipelines.table import Table, Writer
 
 Progress = Callable[[str], None]
-SECONDS_BETWEEN_COMMITS = 2.0
 
 
 def extract(
@@ -39,18 +47,18 @@ def extract(
     retry_rejected: bool = False,
     progress: Progress = lambda line: None,
 ) -> dict:
-    """Estimate the poses of clips and keep them in the store.
+    """Extract poses or appearance features of clips and keep them in the store.
 
     Args:
         source: manifest (CSV or Parquet) whose clips are added to the store first; None = the clips there.
         store_path: folder of the store; made if it does not exist and `source` is given.
-        config: sampling, network, sizes.
-        dry_run: only say what would be done.
+        config: what to extract, sampling, network, sizes.
+        dry_run: measure about 20 clips, say what the rest would take, write nothing.
         retry_rejected: try rejected clips again.
         progress: receives lines such as "24/48 clips, 210 frames/s, ETA 0:12, 1 rejected".
 
     Returns:
-        Counts, the table's key, seconds and frames per second.
+        Counts, the table's key, seconds, frames per second, and what held the run up.
 
     Raises:
         DataError: more than `config.max_reject_share` of the clips were rejected (all rows are kept).
@@ -58,187 +66,284 @@ def extract(
     from pipelines.datasets.manifest import read_manifest
 
     given = None if source is None else read_manifest(source)
-    model = pose.find_pose_model(config.pose_config, config.weights)
-    spec = _spec(config, model)
-    if dry_run and given is not None and not (store_path / "store.json").is_file():
-        return _forecast(given, given.num_rows, spec)
-    store = open_store(store_path, create=given is not None)
+    detection = find_people_work(config)
+    key = spec_key(detection.spec) if detection else ""
+    work = find_work_of(config, people_key=key)
+    fresh = not (store_path / "store.json").is_file()
+    store = Store(store_path) if dry_run and fresh and given is not None else open_store(
+        store_path, create=given is not None and not dry_run
+    )  # fmt: skip
     clips = _clips_to_decode(store) if given is None else given
     if dry_run:
-        table = store.poses(spec_key(spec))
-        todo = _plan(clips, table, retry_rejected)[0] if table.exists() else clips
-        return _forecast(clips, todo.num_rows, spec)
+        if detection is None:
+            return _dry_run(clips, work, store, config, retry_rejected)
+        people = store.table("people", key)
+        found = {"people": _dry_run(clips, detection, store, config, retry_rejected)}
+        return found | _dry_run(clips, work, store, config, retry_rejected, people)
     if given is not None:
         store.put_clips(given)
-    table = store.create_poses(spec)
-    with table.writer() as writer:
-        planned, outdated = _plan(clips, table, retry_rejected)
-        writer.remove(outdated)
-        started = time.monotonic()
-        counts = _run(planned, table, writer, config, model, progress) if planned.num_rows else Counter()
-        seconds = time.monotonic() - started
-    result = _summary(table, clips, planned.num_rows, counts, seconds)
+    found, people = {}, None
+    if detection is not None:
+        found = {"people": _extract(clips, detection, store, config, retry_rejected, progress)}
+        people = store.table("people", key)
+    result = found | _extract(clips, work, store, config, retry_rejected, progress, people)
     _refuse_too_many_rejects(result, config, store_path)
     return result
 
 
+def _extract(
+    clips: pa.Table,
+    work: Work,
+    store: Store,
+    config: ExtractConfig,
+    retry_rejected: bool,
+    progress: Progress,
+    people: Table | None = None,
+) -> dict:
+    """One pass over the clips: plan, run, commit, and say what was done."""
+    table = store.create(work.family, work.spec)
+    found = None if people is None else people.read(columns=PEOPLE_COLUMNS)
+    with table.writer() as writer:
+        plan = find_work(clips, table, retry_rejected=retry_rejected, people=found, progress=progress)
+        writer.replace(plan.outdated | plan.replaced, plan.adopted)
+        store.drop_clips(plan.replaced)
+        report = _run(plan.todo, work, table, writer, config, progress, people) if plan.todo.num_rows else {}
+    return _summary(work, table, clips, plan) | report
+
+
+def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
+    """What the store holds of a clip, and what these settings would do with it; see `pipelines.why`."""
+    from pipelines.why import why
+
+    detection = find_people_work(config)
+    key = spec_key(detection.spec) if detection else ""
+    work = find_work_of(config, people_key=key)
+    wanted = {detection.family: detection.spec} if detection else {}
+    return why(store_path, clip_id, wanted | {work.family: work.spec})
+
+
 def _clips_to_decode(store: Store) -> pa.Table:
     """All clips of the store but those whose keypoints were imported."""
-    imported: set[str] = set()
+    clips = store.clips.read()
     for key in store.pose_keys():
         if store.spec(key).get("stage") == "import":
-            imported.update(store.poses(key).read(columns=["clip_id"]).column("clip_id").to_pylist())
-    clips = store.clips.read()
-    keep = [clip_id not in imported for clip_id in clips.column("clip_id").to_pylist()]
-    return clips.filter(pa.array(keep, pa.bool_()))
-
-
-def _spec(config: ExtractConfig, model: pose.PoseModel) -> dict:
-    """Everything that decides the content of the rows; its hash is the table's key."""
-    return {
-        "kind": "poses",
-        "decoder": "decord, read in order, with PyAV as referee and fallback",
-        "decode_version": decode.VERSION,
-        "sampling": config.sampling,
-        "network": model.name,
-        "weights_sha256": model.weights_sha256,
-        "input_size": [model.width, model.height],
-        "padding": model.padding,
-        "skeleton": model.skeleton,
-        "pose_version": pose.VERSION,
-    }
-
-
-def _plan(clips: pa.Table, table: Table, retry_rejected: bool) -> tuple[pa.Table, set[str]]:
-    """Clips that have no row yet, and clips whose row is outdated and must go first."""
-    rows = table.read(columns=["clip_id", "status", "clip_digest"]).to_pylist()
-    known = {row["clip_id"]: row for row in rows}
-    todo, outdated = [], set()
-    for clip in clips.to_pylist():
-        clip["clip_digest"] = _clip_digest(clip)
-        row = known.get(clip["clip_id"])
-        changed = row is not None and row["clip_digest"] != clip["clip_digest"]
-        again = row is not None and retry_rejected and row["status"] == "rejected"
-        if row is None or changed or again:
-            todo.append(clip)
-        if changed or again:
-            outdated.add(clip["clip_id"])
-    schema = clips.schema.append(pa.field("clip_digest", pa.string()))
-    return pa.Table.from_pylist(todo, schema=schema), outdated
-
-
-def _clip_digest(clip: dict) -> str:
-    """Hash of what of the clip row decides its poses: the range and the box, not where the file lies."""
-    names = ("start_s", "end_s", "box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
-    return hashlib.sha256(json.dumps([clip[name] for name in names]).encode()).hexdigest()[:16]
+            imported = store.poses(key).read(columns=["clip_id"]).column("clip_id")
+            clips = clips.filter(pc.invert(pc.is_in(clips.column("clip_id"), imported.combine_chunks())))
+    return clips
 
 
 def _run(
     planned: pa.Table,
+    work: Work,
     table: Table,
     writer: Writer,
     config: ExtractConfig,
-    model: pose.PoseModel,
     progress: Progress,
-) -> Counter:
+    people: Table | None = None,
+) -> dict:
     """Stream the plan through Ray Data and commit what comes back."""
-    from cluster.connect import connect
-    from pipelines.stages.base import run_pools
+    from cluster.connect import connect, spilled_bytes
 
-    counts: Counter = Counter()
-    waiting: list[FileFacts] = []
-    started = committed_at = time.monotonic()
+    expected_people = {}
+    if people is not None:
+        todo = set(planned.column("clip_id").to_pylist())
+        planned, nobody, expected_people = give_boxes(planned, people.read(clip_ids=todo))
+        if nobody.num_rows:
+            writer.commit([table.write_file(nobody)])
+    collector = Collector(table, writer, work.finish, expected_people)
     with connect():
-        pools = _pools(config, model, table)
-        # Small blocks keep every decoder busy to the end; large plans need larger ones.
-        rows_per_block = max(1, min(config.clips_per_unit, planned.num_rows // 1000))
-        for facts in run_pools(planned, pools, rows_per_block):
-            if facts["refusal"]:
-                writer.commit(waiting)
-                raise StorageError(*facts["refusal"])
-            waiting.append(_file_facts(facts))
-            counts.update(clips=facts["rows"], frames=facts["frames"])
-            counts["rejected"] += len(facts["rejected"])
-            if time.monotonic() - committed_at > SECONDS_BETWEEN_COMMITS:
-                writer.commit(waiting)
-                waiting, committed_at = [], time.monotonic()
-            progress(_progress_line(counts, planned.num_rows, time.monotonic() - started))
-        writer.commit(waiting)
-    return counts
+        sizes, expected = _sizes(config), None
+        if config.auto and planned.num_rows > 5 * PROBE_CLIPS:
+            sample = choose_probe(planned, _known_sizes(planned))
+            cost, _ = _stream(sample, work, replace(sizes, decode=1, network=1), config, collector, progress)
+            collector.commit()
+            done = pc.is_in(planned.column("clip_id"), sample.column("clip_id").combine_chunks())
+            planned = planned.filter(pc.invert(done))
+            sizes = _chosen(config, best_sizes(sizes.cpus, sizes.gpus, cost))
+            expected = forecast(planned.num_rows, sizes, cost)
+            progress(_forecast_line(expected.as_dict()))
+        started = time.monotonic()
+        cost, steady_s = _stream(planned, work, sizes, config, collector, progress)
+        seconds = time.monotonic() - started
+        collector.commit()
+        spilled = spilled_bytes()
+    report = {
+        "frames": collector.counts["frames"],
+        "seconds": round(seconds, 2),
+        "frames_per_s": round(sum(cost.frames) / seconds, 1),
+        "decode_workers": sizes.decode,
+        "network_workers": sizes.network,
+        "bottleneck": bottleneck(sizes, cost, steady_s),
+        "spilled_bytes": spilled,
+    }
+    if expected is not None:
+        report["forecast_seconds"] = round(expected.seconds, 1)
+        report["forecast_against_actual"] = f"{expected.seconds:.0f} s forecast, {seconds:.0f} s taken"
+    return report
 
 
-def _pools(config: ExtractConfig, model: pose.PoseModel, table: Table) -> list[Pool]:
-    """Sizes of the actor pools from what the connected cluster has."""
-    import ray
+def _stream(
+    planned: pa.Table,
+    work: Work,
+    sizes: Sizes,
+    config: ExtractConfig,
+    collector: Collector | None,
+    progress: Progress,
+) -> tuple[Cost, float]:
+    """Run clips through both pools; what they cost, and the seconds since the first result.
 
-    from pipelines.stages.base import Pool
-    from pipelines.stages.crops import DecodeStage
-    from pipelines.stages.write import WriteStage
+    Args:
+        planned: the clips.
+        work: the stages.
+        sizes: workers.
+        config: clips per call of the network.
+        collector: takes the rows; None = they are only measured.
+        progress: receives a line now and then.
+    """
+    from pipelines.stages.base import SECONDS, Pool, run_pools, sum_seconds
 
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
-    pose_workers = config.pose_workers or gpus or cpus
-    decode_workers = config.decode_workers or max(1, cpus // 2)
-    share = cpus / (decode_workers + pose_workers)
-    decode_stage = DecodeStage(
-        sampling=config.sampling,
-        width=model.width,
-        height=model.height,
-        padding=model.padding,
-        timeout_s=config.decode_timeout_s,
-        memory_mb=config.decode_memory_mb,
-    )
-    pose_stage = pose.PoseStage(model, config.frames_per_batch, use_gpu=gpus > 0)
-    gpu_share = min(1.0, gpus / pose_workers) if gpus else 0.0
-    return [
-        Pool((decode_stage,), decode_workers, 1, cpus=min(1.0, share)),
+    pools = [
+        Pool(work.decode, sizes.decode, 1, sizes.cpus_each),
         Pool(
-            (pose_stage, WriteStage(table)), pose_workers, config.clips_per_unit, min(1.0, share), gpu_share
+            work.on_gpu(sizes.gpus > 0),
+            sizes.network,
+            config.clips_per_call,
+            sizes.cpus_each,
+            sizes.gpus_each,
         ),
     ]
+    frames: Counter = Counter()
+    spent: Counter = Counter()
+    size, clips = 0, 0
+    started, first = time.monotonic(), 0.0
+    # Small blocks keep every decoder busy to the end; large plans need larger ones.
+    for rows in run_pools(planned, pools, max(1, planned.num_rows // 1000)):
+        first = first or time.monotonic()
+        spent.update(sum_seconds(rows))
+        rows = rows.drop_columns([SECONDS])
+        for name, count, last in zip(*(rows.column(n).to_pylist() for n in _COUNTED), strict=True):
+            frames[name] += count or 0
+            clips += bool(last)
+        size += rows.nbytes
+        if collector is not None:
+            collector.add(rows)
+            rejected = collector.counts["rejected"]
+            progress(
+                _progress_line(clips, planned.num_rows, frames.total(), time.monotonic() - first, rejected)
+            )
+    cost = Cost(
+        frames=tuple(frames.values()),
+        decode_s=spent.pop(type(work.decode).__name__, 0.0),
+        network_s=sum(spent.values()),
+        start_s=first - started,
+        bytes=size,
+    )
+    return cost, time.monotonic() - first
 
 
-def _file_facts(row: dict) -> FileFacts:
-    return FileFacts(row["name"], row["sha256"], row["size"], row["rows"], tuple(row["clip_ids"]))
+_COUNTED = ("clip_id", "num_frames", "last")
 
 
-def _progress_line(counts: Counter, planned: int, seconds: float) -> str:
-    done = counts["clips"]
-    remaining = math.ceil(seconds * (planned - done) / done) if done else 0
-    return (
-        f"{done}/{planned} clips, {counts['frames'] / max(seconds, 1e-9):.0f} frames/s, "
-        f"ETA {remaining // 60}:{remaining % 60:02d}, {counts['rejected']} rejected"
+def _sizes(config: ExtractConfig) -> Sizes:
+    """Workers for the connected cluster: as configured, else as usual."""
+    import ray
+
+    resources = ray.cluster_resources()
+    return _chosen(config, usual_sizes(int(resources.get("CPU", 1)), int(resources.get("GPU", 0))))
+
+
+def _chosen(config: ExtractConfig, sizes: Sizes) -> Sizes:
+    """Sizes with the user's own numbers where given."""
+    return replace(
+        sizes,
+        decode=config.decode_workers or sizes.decode,
+        network=config.network_workers or sizes.network,
     )
 
 
-def _summary(table: Table, clips: pa.Table, planned: int, counts: Counter, seconds: float) -> dict:
-    wanted = set(clips.column("clip_id").to_pylist())
-    rows = table.read(columns=["clip_id", "status", "error_code"]).to_pylist()
-    codes = Counter(row["error_code"] for row in rows if row["clip_id"] in wanted and row["error_code"])
+def _known_sizes(clips: pa.Table) -> np.ndarray:
+    """(N,) what hints at each clip's cost: seconds of its range, else bytes of its file (0 if missing)."""
+    length = pc.subtract(clips.column("end_s"), pc.fill_null(clips.column("start_s"), 0.0))
+    if length.null_count == 0:
+        return np.asarray(length)
+    sizes = np.zeros(clips.num_rows)
+    for index, uri in enumerate(clips.column("uri").to_pylist()):
+        path = Path(uri.removeprefix("file://"))
+        sizes[index] = path.stat().st_size if path.is_file() else 0
+    return sizes
+
+
+def _progress_line(done: int, planned: int, frames: int, seconds: float, rejected: int) -> str:
+    remaining = math.ceil(seconds * (planned - done) / done) if done else 0
+    return (
+        f"{done}/{planned} clips, {frames / max(seconds, 1e-9):.0f} frames/s, "
+        f"ETA {remaining // 60}:{remaining % 60:02d}, {rejected} rejected"
+    )
+
+
+def _summary(work: Work, table: Table, clips: pa.Table, plan: Plan) -> dict:
+    rows = table.read(columns=["clip_id", "error_code"])
+    mine = rows.filter(pc.is_in(rows.column("clip_id"), clips.column("clip_id").combine_chunks()))
+    codes = Counter(code for code in mine.column("error_code").drop_null().to_pylist())
     return {
-        "table": f"poses/{table.path.name}",
+        "table": f"{work.family}/{table.path.name}",
         "version": table.version(),
-        "clips": len(wanted),
-        "computed": planned,
-        "already_done": len(wanted) - planned,
-        "ok": len(wanted) - sum(codes.values()),
-        "rejected": sum(codes.values()),
-        "by_code": dict(codes.most_common()),
-        "frames": counts["frames"],
-        "seconds": round(seconds, 2),
-        "frames_per_s": round(counts["frames"] / seconds, 1) if planned else 0.0,
-    }
-
-
-def _forecast(clips: pa.Table, todo: int, spec: dict) -> dict:
-    return {
-        "table": f"poses/{spec_key(spec)}",
         "clips": clips.num_rows,
-        "would_compute": todo,
-        "already_done": clips.num_rows - todo,
-        "cores": os.cpu_count(),
-        "spec": spec,
+        "computed": plan.todo.num_rows,
+        "because": plan.reasons,
+        "already_done": plan.already_done,
+        "moved_or_renamed": plan.adopted.num_rows,
+        "ok": clips.num_rows - codes.total(),
+        "rejected": codes.total(),
+        "by_code": dict(codes.most_common()),
     }
+
+
+def _dry_run(
+    clips: pa.Table,
+    work: Work,
+    store: Store,
+    config: ExtractConfig,
+    retry_rejected: bool,
+    people: Table | None = None,
+) -> dict:
+    """What would be done, and from a probe of some clips what it would take.
+
+    Poses whose people are not found yet are probed in whole frames.
+    """
+    from cluster.connect import connect
+
+    table = store.table(work.family, spec_key(work.spec))
+    found = people.read(columns=PEOPLE_COLUMNS) if people is not None and people.exists() else None
+    plan = find_work(clips, table, retry_rejected=retry_rejected, people=found)
+    result = {
+        "table": f"{work.family}/{table.path.name}",
+        "clips": clips.num_rows,
+        "would_compute": plan.todo.num_rows,
+        "because": plan.reasons,
+        "already_done": plan.already_done,
+    }
+    if plan.todo.num_rows == 0:
+        return result | {"spec": work.spec}
+    sample = choose_probe(plan.todo, _known_sizes(plan.todo))
+    with connect():
+        usual = _sizes(config)
+        probing = replace(usual, decode=1, network=1)
+        cost, _ = _stream(sample, work, probing, config, None, progress=lambda line: None)
+        sizes = _chosen(config, best_sizes(usual.cpus, usual.gpus, cost))
+    probed = {"probed_clips": sample.num_rows, "cores": sizes.cpus, "gpus": sizes.gpus}
+    figures = forecast(plan.todo.num_rows, sizes, cost).as_dict()
+    return result | probed | figures | {"spec": work.spec}
+
+
+def _forecast_line(figures: dict) -> str:
+    low, high = figures["hours_95"]
+    return (
+        f"forecast: {figures['hours']:.2f} h ({low:.2f} to {high:.2f}), "
+        f"{figures['core_hours']:.2f} core-hours, {figures['gpu_hours']:.2f} GPU-hours, "
+        f"{figures['disk_mb']:.0f} MB, {figures['decode_workers']} decoders, "
+        f"{figures['network_workers']} networks"
+    )
 
 
 def _refuse_too_many_rejects(result: dict, config: ExtractConfig, store: Path) -> None:

@@ -30,7 +30,7 @@ def attach_settings(tokens: Sequence[str]) -> None:
     for verb, section in _SECTION_OF.items():
         if verb.__name__ not in tokens or hasattr(verb, "__signature__"):
             continue
-        from pipelines.config import describe, flag_of, kind_name
+        from pipelines.settings import describe, flag_of, kind_name
 
         signature = inspect.signature(verb, eval_str=True)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]

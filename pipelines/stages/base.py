@@ -1,13 +1,15 @@
 """How stages run on Ray Data; the only file that calls `map_batches`.
 
 A stage is a frozen, picklable object: `setup()` makes what is expensive (a network, a decoder process)
-once per actor, `process(state, rows)` turns a table of rows into another. Faults of a clip are rows, not
+once per actor, `process(state, rows)` turns a table of rows into others. Faults of a clip are rows, not
 exceptions, so an exception here is a fault of the machine or of the program and ends the run.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ import pyarrow as pa
 # A worker that dies is replaced and its rows are done again; rows that kill their worker
 # again and again must end the run instead of being tried for ever (Ray Data's default).
 MAX_RETRIES = 5
+# Pixels that wait between two pools are held to a few blocks of this size.
+BLOCK_BYTES = 32 << 20
+SECONDS = "seconds"
 
 
 class Stage(Protocol):
@@ -34,17 +39,17 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Pool:
-    """Stages that share an actor, and how many actors there are.
+    """Actors that run one stage.
 
     Args:
-        stages: run one after another inside the actor.
+        stage: what they do.
         workers: number of actors.
         rows_per_call: rows given to `process` at a time.
         cpus: logical processors reserved by each actor.
         gpus: share of a GPU reserved by each actor.
     """
 
-    stages: tuple[Stage, ...]
+    stage: Stage
     workers: int
     rows_per_call: int
     cpus: float
@@ -52,32 +57,49 @@ class Pool:
 
 
 class _Actor:
-    """Runs the stages of one pool inside a Ray actor."""
+    """Runs a stage inside a Ray actor and notes how long it took."""
 
-    def __init__(self, stages: tuple[Stage, ...]):
-        self.stages = [(stage, stage.setup()) for stage in stages]
+    def __init__(self, stage: Stage):
+        self.stage, self.state = stage, stage.setup()
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        yield from _chain(self.stages, rows)
+        spent: dict[str, float] = {}
+        if SECONDS in rows.column_names:
+            spent = sum_seconds(rows)
+            rows = rows.drop_columns([SECONDS])
+        results = iter(self.stage.process(self.state, rows))
+        while True:
+            started = time.perf_counter()
+            table = next(results, None)
+            name, seconds = type(self.stage).__name__, time.perf_counter() - started
+            spent[name] = spent.get(name, 0.0) + seconds
+            if table is None:
+                return
+            if table.num_rows:
+                notes = [json.dumps(spent), *[None] * (table.num_rows - 1)]
+                yield table.append_column(SECONDS, pa.array(notes, pa.string()))
+                spent = {}
 
 
-def _chain(stages: list[tuple[Stage, Any]], rows: pa.Table) -> Iterator[pa.Table]:
-    """Each table of the first stage goes through the others before the next one is made."""
-    if not stages:
-        yield rows
-        return
-    (stage, state), *others = stages
-    for table in stage.process(state, rows):
-        yield from _chain(others, table)
+def sum_seconds(rows: pa.Table) -> dict[str, float]:
+    """Wall-clock seconds by stage that went into rows of `run_pools`."""
+    total: dict[str, float] = {}
+    for note in rows.column(SECONDS).drop_null().to_pylist():
+        for name, seconds in json.loads(note).items():
+            total[name] = total.get(name, 0.0) + seconds
+    return total
 
 
-def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterator[dict]:
-    """Stream the plan through the pools on the connected Ray; yields the last pool's rows.
+def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterator[pa.Table]:
+    """Stream the plan through the pools on the connected Ray.
 
     Args:
         plan: the work, one row per clip.
         pools: in order.
         rows_per_block: rows that travel together to the first pool.
+
+    Yields:
+        Tables of the last pool's rows in any order, with a column `seconds` for `sum_seconds`.
     """
     import ray.data
     from ray.util.annotations import RayDeprecationWarning
@@ -90,12 +112,13 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
     context.execution_options.preserve_order = False
     # The longest clip has a time limit of its own; Ray's 30 minutes would end long queues.
     context.execution_no_progress_timeout_s = -1
+    context.target_max_block_size = BLOCK_BYTES
     blocks = [plan.slice(start, rows_per_block) for start in range(0, plan.num_rows, rows_per_block)]
     dataset = ray.data.from_arrow(blocks)
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,
-            fn_constructor_args=(pool.stages,),
+            fn_constructor_args=(pool.stage,),
             batch_size=pool.rows_per_call,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=pool.workers),
@@ -103,4 +126,4 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
             num_gpus=pool.gpus,
             max_task_retries=MAX_RETRIES,
         )
-    yield from dataset.iter_rows()
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

@@ -1,12 +1,16 @@
-"""The decode process: reads one video at a time for `DecodeGuard` and proves each frame it returns.
+"""The decode process: reads one video at a time for `DecodeGuard` and proves the frames it returns.
 
-Run as `python -m pipelines.stages.decode_child MEMORY_MB`. Requests and answers as in `decode.py`.
+Run as `python -m pipelines.stages.decode_child MEMORY_MB LOG_FD`. Requests and answers as in `decode.py`.
 
 1. `media_file` opens the file once and looks at type, first bytes and sha256 before any decoder does.
-2. `referee`: PyAV decodes the whole stream strictly, without colour conversion, and yields times and
-   fingerprints.
-3. decord reads the file in order (by index it returns wrong frames on real files). Every returned frame is
-   compared with its fingerprint; if decord fails or disagrees, PyAV reads the frames instead.
+2. `referee.survey` looks at every packet: counts, times, edit lists, marks of damage.
+3. decord reads the file in order (by index it returns wrong frames on real files). Whatever it or FFmpeg
+   inside it complains about on stderr counts as a fault, since damaged pictures come back without an error.
+4. If the request asks for proof, if packets cannot tell what is shown, or after any fault of decord,
+   `referee.referee` decodes the whole stream strictly. Then every frame of decord is compared with its
+   fingerprint; if decord fails or disagrees, PyAV reads the frames instead.
+5. decord decodes ahead of a slow reader without bound. A clip whose frames could fill `DECORD_SHARE` of the
+   memory is read by PyAV, strictly and one frame at a time; each frame's own time stamp is its proof.
 
 Frames are upright with square pixels: the display matrix and the sample aspect ratio are applied once (ratios
 within 2 % of one are encoder rounding and left alone).
@@ -15,14 +19,18 @@ within 2 % of one are encoder rounding and left alone).
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import queue
+import re
 import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from typing import Any, BinaryIO
 
@@ -32,18 +40,29 @@ import cv2
 import numpy as np
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import Crop, box_to_center_scale, fix_aspect, sample_indices, warp_matrix
+from pipelines.stages.decode import (
+    PART_BYTES,
+    Fit,
+    box_to_center_scale,
+    fit_size,
+    fix_aspect,
+    read_log,
+    warp_matrix,
+)
 from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
 from pipelines.stages.referee import (
     Referee,
     as_coded,
     distance,
+    log_of,
     luma_from_rgb,
     open_strict,
     referee,
+    strict_stream,
+    survey,
     upright,
-    video_stream,
 )
+from pipelines.stages.sampling import PersonBoxes, sample_indices
 
 # decord's import loads every CUDA library that torch brought along (3.4 GB of addresses, 0.6 GB of memory);
 # reading on the CPU needs none of them, so the package they are found through is hidden from it.
@@ -56,21 +75,31 @@ except (ImportError, OSError):  # there is no wheel for this platform
 MAX_PIXELS = 8192 * 8192
 BYTES_PER_PIXEL = 24  # reference pictures plus RGB copies while decoding, budgeted generously
 LUMA_TOLERANCE = 6.0  # mean absolute difference of 255 between a frame and its own fingerprint
-_LAST_FILE: dict[tuple[int, ...], tuple[str, Referee]] = {}
 NEIGHBOUR_MARGIN = 0.5  # a frame this much nearer to its neighbour's fingerprint is the neighbour
+BEAT_S = 0.5
+DECORD_SHARE = 0.4  # of the memory limit, for the frames that decord decodes ahead of their reader
+# Of the last file: demuxer, sha256, and the ruling with (True) or without proof.
+_LAST_FILE: dict[tuple[int, ...], tuple[str, str, dict[bool, Referee]]] = {}
+Beat = Callable[[], None]
+Luma = tuple[np.ndarray, np.ndarray]
 
 
 # ---------------------------------------------------------------- reading pixels
 
 
-def read_decord(fd: int, ruling: Referee, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Upright RGB frames `wanted` (ascending) from decord, in order, each checked against the referee.
+def read_decord(
+    fd: int, log: int, ruling: Referee, wanted: np.ndarray, on_trust: list[Luma] | None, beat: Beat
+) -> Iterator[np.ndarray]:
+    """Upright RGB frames `wanted` (ascending) from decord, in order.
+
+    Each is compared with its fingerprint; where there are none, its own goes to `on_trust`, if given.
 
     Raises:
-        Disagreement: if decord fails, counts differently, or returns another picture.
+        Disagreement: if decord fails, complains, counts differently, or returns another picture.
     """
     if decord is None:
         raise Disagreement("decord cannot be imported here")
+    read_log(log)  # what earlier files left
     try:
         reader = decord.VideoReader(f"/dev/fd/{fd}", ctx=decord.cpu(0), num_threads=1)
         if len(reader) != len(ruling.time_s):
@@ -80,26 +109,40 @@ def read_decord(fd: int, ruling: Referee, wanted: np.ndarray) -> Iterator[np.nda
             while position <= index:
                 picture = reader.next()
                 position += 1
+                beat()
             frame = picture.asnumpy()
-            check(as_coded(frame, ruling.turn), ruling, int(index))
+            complaint = read_log(log)
+            if complaint and ruling.fingerprints is None:  # else the comparison decides
+                raise Disagreement(f"decord complains: {plain(complaint.decode('utf-8', 'replace'))}")
+            coded = as_coded(frame, ruling.turn)
+            if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on tiny pictures
+                size = ruling.coded_size
+                raise Disagreement(f"decord's frame has shape {coded.shape}, the stream's size is {size}")
+            if ruling.fingerprints is not None:
+                compare(*luma_from_rgb(coded, ruling.luma), ruling, int(index))
+            elif on_trust is not None:
+                samples, whole = luma_from_rgb(coded, ruling.luma)
+                on_trust.append((samples.astype(np.float16), whole))
             yield frame
     except (decord.DECORDError, RuntimeError, StopIteration, IndexError) as error:
-        raise Disagreement(
-            f"decord failed: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
-        ) from None
+        raise Disagreement(f"decord failed: {plain(str(error)) or type(error).__name__}") from None
+
+
+def plain(text: str) -> str:
+    """First line of a message without what differs between two runs: times, addresses, places in code."""
+    line = next(iter(text.strip().splitlines()), "")
+    line = re.sub(r"^(\[[\d:]+\] |\S+\.(cc|h):\d+: |\[(/dev/fd/\d+|\w+ @ 0x\w+)\] )+", "", line)
+    return "".join(c for c in line if c.isprintable())[:200]
 
 
 class Disagreement(Exception):
     """decord's frames cannot be used; the text says why."""
 
 
-def check(coded: np.ndarray, ruling: Referee, index: int) -> None:
-    """Raise `Disagreement` unless an RGB frame is frame `index` of the stream."""
-    if coded.shape != (ruling.coded_size[1], ruling.coded_size[0], 3):  # seen on pictures a few pixels wide
-        raise Disagreement(
-            f"decord's frame has shape {coded.shape}, the stream's size is {ruling.coded_size}"
-        )
-    samples, whole = luma_from_rgb(coded, ruling.luma)
+def compare(samples: np.ndarray, whole: np.ndarray, ruling: Referee, index: int) -> None:
+    """Raise `Disagreement` unless the luma is that of frame `index` of the stream."""
+    assert ruling.fingerprints is not None
+    samples = samples.astype(np.float32)
     own = distance(samples[whole], ruling.fingerprints[index][whole])
     if own > LUMA_TOLERANCE:
         raise Disagreement(f"decord's frame {index} is another picture (luma differs by {own:.1f} of 255)")
@@ -111,17 +154,27 @@ def check(coded: np.ndarray, ruling: Referee, index: int) -> None:
 
 
 def read_pyav(
-    path: str, fd: int, ruling: Referee, wanted: np.ndarray, max_pixels: int
+    path: str, fd: int, ruling: Referee, wanted: np.ndarray, max_pixels: int, beat: Beat
 ) -> Iterator[np.ndarray]:
-    """Upright RGB frames `wanted` (ascending) from PyAV."""
+    """Upright RGB frames `wanted` (ascending) from PyAV, decoded strictly; each must have its own time."""
     with open_strict(path, fd, ruling.format, max_pixels) as container:
-        stream = video_stream(path, container)
-        stream.codec_context.thread_count = 1
+        stream = strict_stream(path, container, max_pixels)
+        start = (container.start_time or 0) / 1e6
         remaining = iter(wanted)
         target = next(remaining, None)
-        for index, frame in enumerate(container.decode(stream)):
-            if target is None:
-                return
+        frames = enumerate(container.decode(stream))
+        while target is not None:
+            beat()
+            try:
+                index, frame = next(frames)
+            except StopIteration:
+                raise ClipError("corrupt", path, f"the frames end before frame {target}") from None
+            except (av.error.FFmpegError, ValueError) as error:
+                raise ClipError("corrupt", path, f"before frame {target}: {log_of(error)}") from None
+            if ruling.fingerprints is None:
+                on_time = frame.time is not None and abs(frame.time - start - ruling.time_s[index]) < 1e-6
+                if frame.is_corrupt or not on_time:
+                    raise ClipError("corrupt", path, f"frame {index} is damaged or comes at another time")
             if index == target:
                 # Bicubic as FFmpeg's own command line: equal to decord bit for bit on 8-bit video.
                 yield upright(frame.to_ndarray(format="rgb24", interpolation="BICUBIC"), ruling.turn)
@@ -131,65 +184,143 @@ def read_pyav(
 # ---------------------------------------------------------------- one request
 
 
-def answer(request: dict[str, Any], memory_mb: int) -> tuple[dict[str, Any], np.ndarray]:
-    """Do one request: header and (T, h, w, 3) frames."""
+@dataclass
+class Plan:
+    """What to take from a file and how to cut it."""
+
+    indices: np.ndarray  # (T,)
+    time_s: np.ndarray  # (T,)
+    people: list[int]  # (P)
+    boxes: np.ndarray  # (P, T, 4)
+    size: tuple[int, int]  # width and height of the upright frame
+    picture: dict[str, Any] | None  # a Crop, Resize or Fit, with its kind
+    per_part: int  # frames
+
+    def out_size(self) -> tuple[int, int]:
+        """Width and height of the pictures handed out."""
+        return (self.picture["width"], self.picture["height"]) if self.picture else self.size
+
+
+Answer = Iterator[tuple[dict[str, Any], np.ndarray]]
+
+
+def answer(request: dict[str, Any], memory_mb: int, log: int, beat: Beat) -> Answer:
+    """Do one request: headers and (P, T, h, w, 3) frames, part after part."""
     path = request["uri"]
     max_pixels = min(MAX_PIXELS, memory_mb * 1024 * 1024 // BYTES_PER_PIXEL)
     file, facts = open_regular(path)
     with file:
-        digest, ruling = judge(path, file, facts, max_pixels)
-        header, frames = read_clip(request, file.fileno(), ruling, max_pixels)
-        after = os.fstat(file.fileno())
-        if (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
-            raise ClipError("unreadable", path, "the file changed while it was read")
-    return header | {"source_sha256": digest, "source_bytes": facts.st_size}, frames
+        for header, frames in read_clip(request, file, facts, max_pixels, log, beat):
+            after = os.fstat(file.fileno())
+            if (after.st_size, after.st_mtime_ns) != (facts.st_size, facts.st_mtime_ns):
+                raise ClipError("unreadable", path, "the file changed while it was read")
+            source = {"source_bytes": facts.st_size, "source_mtime_ns": facts.st_mtime_ns}
+            yield header | source, frames
 
 
-def judge(path: str, file: FileIO, facts: os.stat_result, max_pixels: int) -> tuple[str, Referee]:
-    """Digest and referee's ruling of a file; remembered for the next clip of the same file."""
+def read_clip(
+    request: dict[str, Any], file: FileIO, facts: os.stat_result, max_pixels: int, log: int, beat: Beat
+) -> Answer:
+    """decord's parts as long as it can be trusted, then PyAV's."""
+    path, fd = request["uri"], file.fileno()
+    done, note, file_frames = request["done"], request["note"], request["file_frames"]
+    on_trust: list[Luma] = []
+    digest, ruling = judge(path, file, facts, max_pixels, request["referee"] or done > 0, beat)
+    plan = plan_clip(request, ruling, max_pixels)
+    if request["reader"] == "decord" and decord_bytes(ruling, plan) > DECORD_SHARE * memory_limit():
+        note = f"decord may keep all {plan.indices[-1] + 1} frames of {ruling.coded_size} in memory"
+    elif request["reader"] == "decord":
+        file_frames = len(ruling.time_s)
+        remark = "" if ruling.fingerprints is not None else "not refereed"
+        try:
+            keep = on_trust if len(plan.indices) > plan.per_part else None  # one part: sent when all is read
+            pictures = read_decord(fd, log, ruling, np.unique(plan.indices), keep, beat)
+            for header, frames in fill(plan, pictures, 0):
+                yield header | provenance(plan, ruling, digest, "decord", remark), frames
+                done += frames.shape[1]
+            return
+        except Disagreement as reason:
+            note = str(reason)
+        digest, ruling = judge(path, file, facts, max_pixels, True, beat)
+        plan = plan_clip(request, ruling, max_pixels)
+    if done:
+        verify(path, ruling, plan.indices[:done], file_frames, on_trust)
+    pictures = read_pyav(path, fd, ruling, np.unique(plan.indices[done:]), max_pixels, beat)
+    for header, frames in fill(plan, pictures, done):
+        yield header | provenance(plan, ruling, digest, "pyav", note), frames
+
+
+def decord_bytes(ruling: Referee, plan: Plan) -> int:
+    """Most that decord may hold: nothing stops it from decoding far ahead of a slow reader (measured)."""
+    return int(plan.indices[-1] + 1) * ruling.coded_size[0] * ruling.coded_size[1] * 3
+
+
+def memory_limit() -> float:
+    """Address space of this process, bytes."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit if limit > 0 else float("inf")
+
+
+def verify(
+    path: str, ruling: Referee, handed_out: np.ndarray, file_frames: int, on_trust: list[Luma]
+) -> None:
+    """Raise unless the frames that decord gave before it failed are what the referee saw."""
+    if file_frames != len(ruling.time_s):
+        cause = f"packets promised {file_frames} frames, {len(ruling.time_s)} came out"
+        raise ClipError("corrupt", path, cause)
+    try:
+        for index, luma in zip(np.unique(handed_out), on_trust, strict=False):
+            compare(*luma, ruling, int(index))
+    except Disagreement as reason:
+        raise ClipError("corrupt", path, str(reason)) from None
+
+
+def judge(
+    path: str, file: FileIO, facts: os.stat_result, max_pixels: int, prove: bool, beat: Beat
+) -> tuple[str, Referee]:
+    """Digest and ruling of a file; remembered for the next clip of the same file."""
     key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
     if key not in _LAST_FILE:
         _LAST_FILE.clear()
         form = sniff(path, os.pread(file.fileno(), 4096, 0))
-        digest = sha256_of(file)
-        ruling = referee(path, file.fileno(), form, max_pixels)
+        _LAST_FILE[key] = form, sha256_of(file, beat), {}
+    form, digest, rulings = _LAST_FILE[key]
+    if prove not in rulings:
+        ruling = None if prove else survey(path, file.fileno(), form, max_pixels, beat)
+        ruling = ruling or referee(path, file.fileno(), form, max_pixels, beat)
         promised = promised_bytes(file, form, facts.st_size)
         if promised > facts.st_size:
             raise ClipError("truncated", path, f"{facts.st_size} of {promised} bytes are there")
-        _LAST_FILE[key] = digest, ruling
-    return _LAST_FILE[key]
+        rulings[prove] = ruling
+    return digest, rulings[prove]
 
 
-def read_clip(
-    request: dict[str, Any], fd: int, ruling: Referee, max_pixels: int
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Sample, read, crop."""
-    path, crop = request["uri"], Crop(**request["crop"]) if request["crop"] else None
+def plan_clip(request: dict[str, Any], ruling: Referee, max_pixels: int) -> Plan:
+    """Choose frames, sizes and boxes."""
+    path, picture = request["uri"], request["picture"]
     indices = sample_indices(ruling.time_s, request["sampling"], request["start_s"], request["end_s"])
     if len(indices) == 0:
         cause = f"the file has frames from {ruling.time_s[0]:.3f} to {ruling.time_s[-1]:.3f} s"
         raise ClipError("empty_range", path, cause)
-    width, height = display_size(ruling)
+    width, height = size = display_size(ruling)
     if width * height > max_pixels:
         raise ClipError("too_large", path, f"{width} x {height} pixels after the pixel aspect is applied")
-    shape = (len(indices), crop.height, crop.width, 3) if crop else (len(indices), height, width, 3)
-    if int(np.prod(shape, dtype=object)) > request["max_bytes"]:
-        cause = f"{shape[0]} frames of {shape[2]} x {shape[1]} exceed {request['max_bytes']} bytes"
-        raise ClipError("too_long", path, cause)
-    box = tuple(request["box"] or (0.0, 0.0, float(width), float(height)))
-    frames = np.empty(shape, np.uint8)
-    decoder, note = fill(frames, indices, request, fd, ruling, (width, height), box, max_pixels)
-    header = {
-        "shape": list(shape),
-        "frame_index": indices.tolist(),
-        "time_s": ruling.time_s[indices].tolist(),
-        "width_px": width,
-        "height_px": height,
-        "box": box,
-        "decoder": decoder,
-        "decoder_note": note,
-    }
-    return header, frames
+    whole = {"person": 0, "frame_index": [0], "boxes": [[0.0, 0.0, float(width), float(height)]]}
+    people = [PersonBoxes(**person) for person in request["people"] or [whole]]
+    if picture and picture["kind"] == "Fit":
+        fit = Fit(picture["width"], picture["height"], picture["keep_aspect"])
+        picture = picture | dict(zip(("width", "height"), fit_size(width, height, fit), strict=True))
+    out_width, out_height = (picture["width"], picture["height"]) if picture else size
+    per_part = PART_BYTES // (len(people) * out_width * out_height * 3)
+    return Plan(
+        indices=indices,
+        time_s=ruling.time_s[indices],
+        people=[person.person for person in people],
+        boxes=np.stack([person.at(indices) for person in people]),
+        size=size,
+        picture=picture,
+        per_part=max(1, min(request["frames_per_part"], per_part)),
+    )
 
 
 def display_size(ruling: Referee) -> tuple[int, int]:
@@ -199,59 +330,82 @@ def display_size(ruling: Referee) -> tuple[int, int]:
     return (width, height) if ruling.turn[0, 0] else (height, width)
 
 
-def fill(
-    frames: np.ndarray,
-    indices: np.ndarray,
-    request: dict[str, Any],
-    fd: int,
-    ruling: Referee,
-    size: tuple[int, int],
-    box: tuple[float, ...],
-    max_pixels: int,
-) -> tuple[str, str]:
-    """Read the frames into `frames`, one full frame in memory at a time; which decoder, and why."""
-    wanted, first = np.unique(indices, return_index=True)  # indices ascend: repeats are neighbours
-    ends = [*first[1:].tolist(), len(indices)]
-    matrix = crop_matrix(request["crop"], box)
-
-    def store(pictures: Iterator[np.ndarray]) -> int:
-        count = 0
-        for picture in pictures:
-            frames[first[count] : ends[count]] = fit(picture, size, matrix, frames.shape[2:0:-1])
-            count += 1
-        return count
-
-    note = request["note"]
-    if request["reader"] == "decord":
-        try:
-            store(read_decord(fd, ruling, wanted))
-            return "decord", ""
-        except Disagreement as reason:
-            note = str(reason)
-    count = store(read_pyav(request["uri"], fd, ruling, wanted, max_pixels))
-    if count != len(wanted):
-        raise ClipError("corrupt", request["uri"], f"the second reading gave {count} of {len(wanted)} frames")
-    return "pyav", note
+def provenance(plan: Plan, ruling: Referee, digest: str, decoder: str, note: str) -> dict[str, Any]:
+    """What the answer says beside frames: sizes, and who read them."""
+    return {
+        "file_frames": len(ruling.time_s),
+        "width_px": plan.size[0],
+        "height_px": plan.size[1],
+        "decoder": decoder,
+        "decoder_note": note,
+        "source_sha256": digest,
+    }
 
 
-def crop_matrix(crop: dict[str, Any] | None, box: tuple[float, ...]) -> np.ndarray | None:
-    """Affine matrix of the crop, None for whole frames."""
-    if crop is None:
-        return None
-    center, scale = box_to_center_scale(box, crop["padding"])  # type: ignore[arg-type]
-    scale = fix_aspect(scale, crop["width"], crop["height"])
-    return warp_matrix(center, scale, (crop["width"], crop["height"]))
+def fill(plan: Plan, pictures: Iterator[np.ndarray], done: int) -> Answer:
+    """Cut pictures and gather them to parts, one whole picture in memory at a time.
+
+    Args:
+        plan: what to take.
+        pictures: upright frames, one for each different index in `plan.indices[done:]`.
+        done: frames of the plan that have been handed out already.
+    """
+    shown, frames = -1, None
+    width, height = plan.out_size()
+    for start in range(done, len(plan.indices), plan.per_part):
+        indices = plan.indices[start : start + plan.per_part]
+        shape = (len(plan.people), len(indices), height, width, 3)
+        if frames is None or frames.shape != shape:  # else its memory is used again: it has been sent
+            frames = None
+            frames = np.empty(shape, np.uint8)
+        for position, index in enumerate(indices):
+            if index != shown:  # indices ascend: repeats are neighbours
+                picture, shown = next(pictures), index
+            for person, boxes in enumerate(plan.boxes):
+                cut(picture, plan, boxes[start + position], frames[person, position])
+        stop = start + len(indices)
+        yield (
+            {
+                "shape": shape,
+                "people": plan.people,
+                "frame_index": indices.tolist(),
+                "time_s": plan.time_s[start:stop].tolist(),
+                "box": plan.boxes[:, start:stop].tolist(),
+                "last": stop == len(plan.indices),
+            },
+            frames,
+        )
 
 
-def fit(
-    picture: np.ndarray, size: tuple[int, int], matrix: np.ndarray | None, out_size: tuple[int, ...]
-) -> np.ndarray:
-    """Upright picture -> square pixels -> crop, if one is asked for."""
-    if picture.shape[1::-1] != size:
-        picture = cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_LINEAR)
-    if matrix is None:
+def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) -> None:
+    """Upright picture -> square pixels -> crop or scaled picture, if one is asked for, into `target`."""
+    spec = plan.picture
+    picture = np.ascontiguousarray(picture)
+    if spec is None or spec["kind"] == "Resize":
+        target[:] = scaled(picture, plan.out_size())
+        return
+    size = plan.out_size()
+    if spec["kind"] == "Fit":
+        cv2.resize(picture, size, dst=target, interpolation=cv2.INTER_LINEAR)
+        return
+    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], size)
+    cv2.warpAffine(scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR)
+
+
+def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in another size: areas are averaged when it shrinks both ways, else linear."""
+    height, width = picture.shape[:2]
+    if (width, height) == size:
         return picture
-    return cv2.warpAffine(np.ascontiguousarray(picture), matrix, tuple(out_size), flags=cv2.INTER_LINEAR)
+    shrinks = size[0] <= width and size[1] <= height
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=16)
+def crop_matrix(box: tuple[float, ...], padding: float, size: tuple[int, int]) -> np.ndarray:
+    """Affine matrix of a crop."""
+    center, scale = box_to_center_scale(box, padding)  # type: ignore[arg-type]
+    return warp_matrix(center, fix_aspect(scale, *size), size)
 
 
 # ---------------------------------------------------------------- the process
@@ -281,50 +435,77 @@ def read_requests(requests: queue.SimpleQueue[bytes]) -> None:
     os._exit(0)
 
 
-def respond(out: BinaryIO, header: dict[str, Any], frames: np.ndarray | None = None) -> None:
-    """Write one answer."""
-    out.write(json.dumps(header).encode() + b"\n")
-    if frames is not None and frames.size:
-        out.write(frames.data.cast("B"))
-    out.flush()
+class Answers:
+    """The way back to the guard: parts, errors, and signs of life while there is progress.
+
+    Between two of them the kernel ends this process after `timeout_s` and a little, so that a decoder that
+    hangs does not outlive its parent; SIGALRM keeps its default action. Writing may wait for ever, since the
+    parent takes the next part when it has room for it.
+    """
+
+    def __init__(self, out: BinaryIO):
+        self.out, self.timeout_s, self.next_beat = out, 0.0, 0.0
+
+    def send(self, header: dict[str, Any], frames: np.ndarray | None = None) -> None:
+        """Write one line and its pixels."""
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        self.out.write(json.dumps(header).encode() + b"\n")
+        if frames is not None:
+            self.out.write(frames.data.cast("B"))
+        self.out.flush()
+        self.next_beat = time.monotonic() + BEAT_S
+        signal.setitimer(signal.ITIMER_REAL, self.timeout_s and self.timeout_s + 5.0)
+
+    def beat(self) -> None:
+        """Something was achieved: say so, but not more often than the guard needs."""
+        if time.monotonic() >= self.next_beat:
+            self.send({"beat": True})
 
 
-def serve_one(line: bytes, memory_mb: int) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Answer one request line; a failing clip becomes a code and a cause."""
-    request = json.loads(line)
-    # A decoder that hangs after the parent's death is ended by the kernel. SIGALRM keeps its default action.
-    signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + 5.0)
+def serve_one(request: dict[str, Any], memory_mb: int, log: int, answers: Answers) -> None:
+    """Answer one request; a failing clip becomes a code and a cause."""
+    answers.timeout_s = request["timeout_s"]
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    budget = int(used.ru_utime + used.ru_stime + request["cpu_s"]) + 1
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if hard == resource.RLIM_INFINITY or budget < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (budget, hard))  # ends in SIGXCPU
     try:
-        return answer(request, memory_mb)
+        answers.beat()
+        for header, frames in answer(request, memory_mb, log, answers.beat):
+            answers.send(header, frames)
+        return
     except ClipError as error:
-        return {"code": error.code, "cause": error.cause}, None
+        code, cause = error.code, error.cause
     except MemoryError:
-        return {"code": "memory_limit", "cause": f"no more memory under the limit of {memory_mb} MiB"}, None
+        code, cause = "memory_limit", f"no more memory under the limit of {memory_mb} MiB"
     except cv2.error as error:
         if error.code != cv2.Error.StsNoMem:
             raise
-        return {"code": "memory_limit", "cause": f"OpenCV got no memory of {memory_mb} MiB"}, None
+        code, cause = "memory_limit", f"OpenCV got no memory of {memory_mb} MiB"
     except OSError as error:
-        return {"code": "unreadable", "cause": error.strerror or str(error)}, None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        code, cause = "unreadable", error.strerror or str(error)
+    answers.send({"code": code, "cause": cause})
 
 
 def main() -> None:
     """Serve requests until stdin ends."""
-    memory_mb = int(sys.argv[1])
+    memory_mb, log = int(sys.argv[1]), int(sys.argv[2])
     isolated = harden(memory_mb)
     # Answers leave through a private descriptor; whatever a library prints goes to stderr.
-    out = os.fdopen(os.dup(1), "wb")
+    answers = Answers(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     cv2.setNumThreads(1)
     av.logging.set_level(av.logging.ERROR)
+    if decord is not None:
+        decord.logging.set_level(decord.logging.ERROR)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
-    respond(out, {"network_isolated": isolated})
+    answers.send({"network_isolated": isolated})
     while True:
-        header, frames = serve_one(requests.get(), memory_mb)
-        respond(out, header, frames)
+        serve_one(json.loads(requests.get()), memory_mb, log, answers)
+        answers.timeout_s = 0.0
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 if __name__ == "__main__":

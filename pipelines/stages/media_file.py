@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from io import FileIO
 
 from pipelines.errors import ClipError
@@ -78,10 +79,14 @@ def printable(data: bytes) -> str:
     return ascii(data.decode("latin-1"))
 
 
-def sha256_of(file: FileIO) -> str:
-    """Digest of the whole file."""
+def sha256_of(file: FileIO, beat: Callable[[], None]) -> str:
+    """Digest of the whole file; `beat` is called after every mebibyte."""
+    digest, block = hashlib.sha256(), bytearray(1 << 20)
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    while count := file.readinto(block):
+        digest.update(memoryview(block)[:count])
+        beat()
+    return digest.hexdigest()
 
 
 def promised_bytes(file: FileIO, form: str, size: int) -> int:

@@ -194,6 +194,9 @@ def _make_roi_align_class() -> Any:
             use_torchvision: bool = False,
         ):
             super().__init__()
+            # MMDetection asks its layers for the first two.
+            self.output_size = (output_size, output_size) if isinstance(output_size, int) else output_size
+            self.spatial_scale = spatial_scale
             self.settings = (output_size, spatial_scale, sampling_ratio, pool_mode, aligned)
 
         def forward(self, input: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,10 @@
-"""The referee: PyAV decodes a whole video stream strictly and says what every frame must look like.
+"""The referee: PyAV looks at a whole video stream and says what its frames must be.
 
-No colour is converted here. Per displayable frame there is a presentation time and a fingerprint (32 x 32
-luma samples), with which the pixels another reader returns are proven to be that frame. Damage, missing
-frames, encryption and pictures beyond the size limit end here as `ClipError`.
+`referee` decodes every packet strictly. No colour is converted: per displayable frame there is a presentation
+time and a fingerprint (32 x 32 luma samples), with which the pixels another reader returns are proven to be
+that frame. `survey` decodes the first frame only and takes the rest from the packets: times, counts, damage
+marked by the demuxer; it is many times faster and proves no picture. Damage, missing frames, encryption and
+pictures beyond the size limit end here as `ClipError`.
 
 Time stamps count from the start of the file: the container's start time is subtracted and edit lists are
 honoured, as FFmpeg does. AVI has no presentation times: there the first frame is at 0.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +24,26 @@ import av.logging
 import numpy as np
 
 from pipelines.errors import ClipError
+from pipelines.stages.sampling import MAX_FRAMES
 
-MAX_FRAMES = 1_000_000
 GRID = 32  # fingerprint: GRID x GRID luma samples
 STRICT = "explode+crccheck+bitstream+buffer+careful"
 # Codecs that store pictures which are never shown: fewer frames than packets is normal.
 HIDDEN_FRAMES = {"vp8", "vp9", "av1", "libdav1d", "mpeg4"}
+# Containers and codecs whose packets say what is shown: one packet is one frame, with its time.
+SURVEY_FORMATS = {"mov", "matroska"}
+SURVEY_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
 LUMA_WEIGHTS = {1: (0.2126, 0.7152, 0.0722), 9: (0.2627, 0.678, 0.0593)}  # BT.709, BT.2020; else BT.601
 
 
 @dataclass
 class Referee:
-    """What the strict pass found: one entry per displayable frame, in presentation order."""
+    """What a pass over the stream found: one entry per displayable frame, in presentation order."""
 
     format: str
     stream_index: int
     time_s: np.ndarray  # (N,) float64
-    fingerprints: np.ndarray  # (N, GRID, GRID) uint8, coded orientation
+    fingerprints: np.ndarray | None  # (N, GRID, GRID) uint8, coded orientation; None = only surveyed
     luma: tuple[float, float, float, bool]  # weights of R, G, B and whether luma has full range
     coded_size: tuple[int, int]  # width, height
     turn: np.ndarray  # (2, 2) integers: display matrix
@@ -83,29 +89,54 @@ def video_stream(path: str, container: Any) -> Any:
     return stream
 
 
-def referee(path: str, fd: int, form: str, max_pixels: int) -> Referee:
-    """Decode the whole stream strictly; raise `ClipError` unless it is whole and undamaged."""
+def referee(path: str, fd: int, form: str, max_pixels: int, beat: Callable[[], None]) -> Referee:
+    """Decode the whole stream strictly; raise `ClipError` unless it is whole and undamaged.
+
+    `beat` is called after every packet, so that a long file can be told from one that hangs.
+    """
     with av.logging.Capture() as log, open_strict(path, fd, form, max_pixels) as container:
-        stream = video_stream(path, container)
-        context = stream.codec_context
-        if context.width * context.height > max_pixels:
-            raise ClipError("too_large", path, f"{context.width} x {context.height} pixels")
-        context.options = {"err_detect": STRICT, "max_pixels": str(max_pixels)}
-        context.thread_count = 1
-        scan = Scan(path, container, stream)
-        scan.run(log)
+        scan = Scan(path, container, strict_stream(path, container, max_pixels), prove=True)
+        scan.run(log, beat)
         scan.judge()
         return scan.result(form)
 
 
-class Scan:
-    """The referee's pass over one stream and its tally."""
+def survey(path: str, fd: int, form: str, max_pixels: int, beat: Callable[[], None]) -> Referee | None:
+    """Look at every packet but decode one frame only; None where packets do not tell what is shown."""
+    if form not in SURVEY_FORMATS:
+        return None
+    with av.logging.Capture() as log, open_strict(path, fd, form, max_pixels) as container:
+        stream = strict_stream(path, container, max_pixels)
+        if stream.codec_context.codec.canonical_name not in SURVEY_CODECS:
+            return None
+        scan = Scan(path, container, stream, prove=False)
+        scan.run(log, beat)
+        if not scan.tells_all():
+            return None
+        scan.judge()
+        return scan.result(form)
 
-    def __init__(self, path: str, container: Any, stream: Any):
-        self.path, self.container, self.stream = path, container, stream
+
+def strict_stream(path: str, container: Any, max_pixels: int) -> Any:
+    """The stream to read, its decoder set to report every fault."""
+    stream = video_stream(path, container)
+    context = stream.codec_context
+    if context.width * context.height > max_pixels:
+        raise ClipError("too_large", path, f"{context.width} x {context.height} pixels")
+    context.options = {"err_detect": STRICT, "max_pixels": str(max_pixels)}
+    context.thread_count = 1
+    return stream
+
+
+class Scan:
+    """A pass over one stream and its tally; `prove` = decode every frame."""
+
+    def __init__(self, path: str, container: Any, stream: Any, prove: bool):
+        self.path, self.container, self.stream, self.prove = path, container, stream, prove
         self.packets = self.discarded = self.errors = self.corrupt = 0
-        self.times: list[float | None] = []
-        self.fingerprints: list[np.ndarray] = []
+        self.times: list[float | None] = []  # of frames in order of decoding
+        self.packet_times: list[float | None] = []  # of packets whose frame is shown
+        self.fingerprints = bytearray()
         self.size = (0, 0)
         self.turn = np.eye(2, dtype=int)
         self.luma = (0.299, 0.587, 0.114, False)
@@ -114,10 +145,11 @@ class Scan:
         self.encrypted = "enc_key_id" in stream.metadata
         self.cut = False
 
-    def run(self, log: list[tuple[int, str, str]]) -> None:
+    def run(self, log: list[tuple[int, str, str]], beat: Callable[[], None]) -> None:
         """Demux everything, decode the chosen stream."""
         packets = self.container.demux()
         while True:
+            beat()
             try:
                 packet = next(packets)
             except StopIteration:
@@ -145,6 +177,13 @@ class Scan:
             self.discarded += packet.is_discard
             self.corrupt += packet.is_corrupt
             self.encrypted |= packet.has_sidedata("encryption_info")
+            if len(self.packet_times) > MAX_FRAMES:
+                raise ClipError("too_long", self.path, f"more than {MAX_FRAMES} frames in the file")
+            if not packet.is_discard:
+                time = None if packet.pts is None else float(packet.pts * packet.time_base)
+                self.packet_times.append(time)
+        if self.times and not self.prove:
+            return
         try:
             frames = packet.decode()
         except MemoryError:
@@ -171,11 +210,19 @@ class Scan:
         elif size != self.size:
             cause = f"the frame size changes from {self.size} to {size} at frame {len(self.times)}"
             raise ClipError("unsupported", self.path, cause)
-        if len(self.times) >= MAX_FRAMES:
-            raise ClipError("too_long", self.path, f"more than {MAX_FRAMES} frames in the file")
         self.corrupt += frame.is_corrupt
         self.times.append(frame.time)
-        self.fingerprints.append(luma_grid(frame))
+        if self.prove:
+            self.fingerprints += luma_grid(frame).tobytes()
+
+    def tells_all(self) -> bool:
+        """After a survey: whether the packets alone give every frame's time, the first one's proven."""
+        known = [time for time in self.packet_times if time is not None]
+        if not known or len(set(known)) < len(self.packet_times) or not self.times:
+            return False  # hidden pictures, or frames that the decoder leaves out at the start
+        first = min(known)
+        self.times, decoded = self.packet_times, self.times[0]
+        return decoded == first
 
     def judge(self) -> None:
         """Raise unless every promised frame came out undamaged."""
@@ -229,12 +276,16 @@ class Scan:
             format=form,
             stream_index=self.stream.index,
             time_s=presentation_times(self.times, self.container, self.stream),
-            fingerprints=np.stack(self.fingerprints),
+            fingerprints=self.fingerprint_array(),
             luma=self.luma,
             coded_size=self.size,
             turn=self.turn,
             aspect=aspect if abs(aspect - 1) > 0.02 else 1.0,
         )
+
+    def fingerprint_array(self) -> np.ndarray | None:
+        """(N, GRID, GRID) uint8 without another copy; None after a survey."""
+        return np.frombuffer(self.fingerprints, np.uint8).reshape(-1, GRID, GRID) if self.prove else None
 
 
 def presentation_times(times: list[float | None], container: Any, stream: Any) -> np.ndarray:
@@ -297,10 +348,10 @@ def luma_from_rgb(rgb: np.ndarray, luma: tuple[float, float, float, bool]) -> tu
     Returns:
         (GRID, GRID) float32 luma, and (GRID, GRID) bool: no channel can have been clipped there.
     """
-    red, green, blue = np.moveaxis(rgb[grid(*rgb.shape[:2])], -1, 0)
-    samples = np.float32(luma[0]) * red + np.float32(luma[1]) * green + np.float32(luma[2]) * blue
-    one = np.uint8(1)  # x - 1 wraps 0 to 255, so that one comparison finds both ends
-    whole = (red - one < 254) & (green - one < 254) & (blue - one < 254)
+    picked = rgb[grid(*rgb.shape[:2])]
+    samples = picked.astype(np.float32) @ np.array(luma[:3], np.float32)
+    # x - 1 wraps 0 to 255, so that one comparison finds both ends.
+    whole = (picked - np.uint8(1)).max(axis=-1) < 254
     return samples if luma[3] else samples * np.float32(219 / 255) + np.float32(16), whole
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aqa_models.skeletons import SKELETONS, flip_sides, map_keypoints, skeleton
+from aqa_models.skeletons import SKELETONS, derived_joints, flip_sides, map_keypoints, skeleton
 
 
 def numbered(name: str, frames: int = 2) -> np.ndarray:
@@ -21,6 +21,8 @@ def numbered(name: str, frames: int = 2) -> np.ndarray:
     [
         ("coco17", 17, (5, 7, 9), (12, 14, 16)),
         ("mpii16", 16, (13, 14, 15), (2, 1, 0)),
+        ("halpe26", 26, (5, 7, 9), (12, 14, 16, 21)),
+        ("body25", 25, (5, 6, 7), (9, 10, 11, 22)),
         ("kinect20", 20, (4, 5, 6, 7), (16, 17, 18, 19)),
         ("kinect25", 25, (4, 5, 6, 7, 21, 22), (16, 17, 18, 19)),
         ("c20", 20, (4, 5, 6, 7), (16, 17, 18, 19)),
@@ -106,3 +108,46 @@ def test_wrong_shape_and_type_are_refused():
         map_keypoints(np.zeros((2, 16, 3)), "coco17", "c15")
     with pytest.raises(TypeError, match="must be floating point, got int64"):
         map_keypoints(np.zeros((2, 17, 3), dtype=np.int64), "coco17", "c15")
+
+
+def test_halpe_to_kinect_has_its_own_neck_and_takes_feet_from_toes():
+    mapped = map_keypoints(numbered("halpe26"), "halpe26", "kinect25")
+    body = skeleton("kinect25")
+    values = {joint: mapped[0, body.index(joint), 0] for joint in body.joints}
+    assert values["pelvis"] == 19
+    assert values["neck"] == 18
+    assert values["head"] == (3 + 4) / 2
+    assert values["shoulder_center"] == (5 + 6) / 2
+    assert values["left_foot"] == (20 + 22) / 2
+    assert values["right_foot"] == (21 + 23) / 2
+    assert np.isnan(values["left_hand_tip"])
+
+
+def test_body25_to_coco_is_the_published_order():
+    mapped = map_keypoints(numbered("body25"), "body25", "coco17")
+    assert mapped[0, :, 0].tolist() == [0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11]
+    assert not derived_joints("body25", "coco17").any()
+
+
+def test_derived_joints_are_marked_and_missing_ones_are_not():
+    made = dict(zip(skeleton("c20").joints, derived_joints("coco17", "c20").tolist(), strict=True))
+    assert {joint for joint, derived in made.items() if derived} == {
+        "pelvis",
+        "spine",
+        "shoulder_center",
+        "head",
+    }
+    assert np.isnan(
+        map_keypoints(numbered("coco17"), "coco17", "c20")[0, skeleton("c20").index("left_hand")]
+    ).all()
+    assert not derived_joints("kinect20", "c20").any()
+
+
+@pytest.mark.parametrize("name", list(SKELETONS))
+def test_flip_order_is_its_own_inverse_and_pairs_every_side(name):
+    body = skeleton(name)
+    order = body.flip_order
+    assert [order[order[joint]] for joint in range(len(order))] == list(range(len(order)))
+    for joint, other in zip(body.joints, (body.joints[index] for index in order), strict=True):
+        swapped = joint.replace("left_", "L_").replace("right_", "left_").replace("L_", "right_")
+        assert other == swapped

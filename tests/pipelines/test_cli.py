@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.config import describe, flag_of, load_config
 from pipelines.errors import AqaError, ClipError, DataError
 from pipelines.exits import as_aqa_error
 from pipelines.flags import dotted
 from pipelines.result import Result, to_json, to_text
+from pipelines.settings import describe, flag_of, load_config
 
 HEAVY = (
     "torch",
@@ -237,7 +237,7 @@ def _raise(error: BaseException):
 
 
 def test_bug_is_one_line_and_a_traceback_only_when_asked(aqa, monkeypatch):
-    monkeypatch.setattr("pipelines.config.write_template", _raise(ZeroDivisionError("oops")))
+    monkeypatch.setattr("pipelines.settings.write_template", _raise(ZeroDivisionError("oops")))
     code, out, err = aqa("config", "template")
     assert (code, out) == (1, "")
     assert err == "bug: ZeroDivisionError: oops; run again with --verbose and report the traceback\n"
@@ -247,14 +247,14 @@ def test_bug_is_one_line_and_a_traceback_only_when_asked(aqa, monkeypatch):
 
 
 def test_interrupted_says_how_to_go_on(aqa, monkeypatch):
-    monkeypatch.setattr("pipelines.config.write_template", _raise(KeyboardInterrupt()))
+    monkeypatch.setattr("pipelines.settings.write_template", _raise(KeyboardInterrupt()))
     code, _, err = aqa("config", "template")
     assert code == 130
     assert err == "aqa: interrupted; the same command resumes where it stopped\n"
 
 
 def test_a_verbs_prints_stay_off_stdout(aqa, monkeypatch):
-    monkeypatch.setattr("pipelines.config.write_template", lambda: print("noise") or "result")
+    monkeypatch.setattr("pipelines.settings.write_template", lambda: print("noise") or "result")
     assert aqa("config", "template") == (0, "result\n", "noise\n")
 
 
@@ -269,7 +269,7 @@ def test_reader_that_has_seen_enough():
 
 def test_real_interrupt_of_a_process(tmp_path):
     code = (
-        "import pipelines.config as c, time, sys; from pipelines.cli import main;"
+        "import pipelines.settings as c, time, sys; from pipelines.cli import main;"
         "c.write_template = lambda: (print('ready', file=sys.stderr, flush=True), time.sleep(30));"
         "sys.exit(main(['config', 'template']))"
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
-from pipelines import audit, data
+from pipelines import audit, data, kinds
+from pipelines import extract as extraction
 from pipelines import store as stores
 from pipelines.config import ExtractConfig
 from pipelines.errors import DataError, StorageError, WriterError
-from pipelines.extract import extract
+from pipelines.extract import explain, extract
 from pipelines.rendered.dataset import render_dataset
+from pipelines.rendered.network import WEIGHTS
+from pipelines.stages import detect
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
-CONFIG = ExtractConfig(clips_per_unit=2, decode_workers=1, pose_workers=1)
+CONFIG = ExtractConfig(clips_per_call=2, decode_workers=1, network_workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,8 @@ def undisturbed(rendered, tmp_path_factory, local_ray) -> Path:
     path = tmp_path_factory.mktemp("undisturbed") / "store"
     result = extract(rendered, path, CONFIG)
     assert (result["ok"], result["rejected"], result["computed"]) == (10, 0, 10)
+    assert result["spilled_bytes"] == 0
+    assert re.fullmatch(r"core-bound: decoding took \d+% .* would give x\d\.\d", result["bottleneck"])
     return path
 
 
@@ -63,8 +72,8 @@ def start(manifest: Path, store: Path) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path; from pipelines.config import ExtractConfig;"
         "from pipelines.extract import extract;"
-        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_unit=2, decode_workers=1,"
-        " pose_workers=1), progress=lambda line: print(line, flush=True))"
+        "extract(Path(sys.argv[1]), Path(sys.argv[2]), ExtractConfig(clips_per_call=2, decode_workers=1,"
+        " network_workers=1), progress=lambda line: print(line, flush=True))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, str(manifest), str(store)],
@@ -100,6 +109,102 @@ def test_a_dry_run_writes_nothing(rendered, undisturbed, tmp_path):
     assert not (tmp_path / "store").exists()
     result = extract(rendered, undisturbed, CONFIG, dry_run=True)
     assert (result["would_compute"], result["already_done"]) == (0, 10)
+
+
+def test_long_clips_come_in_parts_and_leave_in_one_row(rendered, undisturbed, tmp_path, monkeypatch):
+    """Seven frames per part: what a film of an hour does with parts of 32 MB."""
+    monkeypatch.setattr(kinds, "BLOCK_BYTES", 7 * 192 * 192 * 3)
+    assert kinds.find_work_of(CONFIG).decode.frames_per_part == 7
+    result = extract(rendered, tmp_path / "store", CONFIG)
+    assert (result["ok"], result["spilled_bytes"]) == (10, 0)
+    assert_same_rows(tmp_path / "store", undisturbed)
+
+
+def test_a_moved_and_renamed_collection_is_not_computed_again(rendered, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "store")
+    shutil.copytree(rendered.parent, tmp_path / "moved")
+    names = {}
+    with (tmp_path / "moved" / rendered.name).open(newline="") as file:
+        clips = list(csv.DictReader(file))
+    for clip in clips:
+        old = tmp_path / "moved" / clip["uri"]
+        old.rename(old.with_name(f"renamed-{old.name}"))
+        names[f"renamed-{clip['clip_id']}"] = clip["clip_id"]
+        clip["uri"] = str(old.with_name(f"renamed-{old.name}"))
+        clip["clip_id"] = f"renamed-{clip['clip_id']}"
+    manifest = tmp_path / "moved.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, clips[0].keys())
+        writer.writeheader()
+        writer.writerows(clips)
+    result = extract(manifest, tmp_path / "store", CONFIG)
+    assert (result["computed"], result["moved_or_renamed"], result["ok"]) == (0, 10, 10)
+    found, expected = poses(tmp_path / "store"), poses(undisturbed)
+    for name, old in names.items():
+        assert found[name]["keypoints"] == expected[old]["keypoints"]
+
+
+def test_why_says_what_other_weights_change(rendered, undisturbed, tmp_path):
+    tensors = load_file(WEIGHTS)
+    first = sorted(tensors)[0]
+    tensors[first] = tensors[first] + 1
+    save_file(tensors, tmp_path / "other.safetensors")
+    name = sorted(poses(undisturbed))[0]
+    same = explain(undisturbed, name, CONFIG)
+    assert "nothing to compute" in same["next"]["poses"][0]
+    other = explain(undisturbed, name, CONFIG.model_copy(update={"weights": tmp_path / "other.safetensors"}))
+    assert "computed" in other["next"]["poses"][0]
+    assert any("weights sha256 changed from" in sentence for sentence in other["next"]["poses"])
+
+
+@pytest.mark.slow
+def test_a_probe_sizes_the_pools_and_its_clips_count(rendered, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "PROBE_CLIPS", 1)
+    lines: list[str] = []
+    config = CONFIG.model_copy(update={"auto": True, "decode_workers": 0, "network_workers": 0})
+    result = extract(rendered, tmp_path / "store", config, progress=lines.append)
+    assert result["ok"] == result["computed"] == 10
+    assert any(line.startswith("forecast: 0.0") for line in lines)
+    assert re.fullmatch(r"\d+ s forecast, \d+ s taken", result["forecast_against_actual"])
+    assert_same_rows(tmp_path / "store", undisturbed)
+
+
+@pytest.mark.slow
+def test_a_detector_gives_the_boxes_of_the_poses(rendered, tmp_path):
+    """Random weights see nobody or anybody; every clip still has its rows in both tables."""
+    detector = "rtmdet_nano_320-8xb32_coco-person"
+    config = detect.read_detector_config(detector)
+    from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        network = MODELS.build(config.model)
+    network.bbox_head.rtm_cls[0].bias.data.fill_(2.0)  # boxes everywhere, sure of all
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "det.safetensors")
+    given = {
+        "detector_config": detector,
+        "detector_weights": tmp_path / "det.safetensors",
+        "detector_every": 5,
+        "people": 2,
+        "max_reject_share": 1.0,
+    }
+    result = extract(rendered, tmp_path / "store", CONFIG.model_copy(update=given))
+    assert result["clips"] == result["people"]["clips"] == 10
+    store = stores.open_store(tmp_path / "store")
+    people = store.table("people", store.keys("people")[0]).read().to_pylist()
+    rows = store.poses(store.pose_keys()[0]).read().to_pylist()
+    assert {(row["clip_id"], row["person"], row["error_code"]) for row in rows} == {
+        (row["clip_id"], row["person"], row["error_code"]) for row in people
+    }
+    boxes = {(row["clip_id"], row["person"]): row for row in people if row["status"] == "ok"}
+    assert any(row["person"] == 1 for row in rows)
+    for row in rows:
+        if row["status"] == "ok":
+            tracked = boxes[row["clip_id"], row["person"]]
+            where = dict(zip(tracked["frame_index"], np.reshape(tracked["box"], (-1, 4)), strict=True))
+            for frame, box in zip(row["frame_index"], np.reshape(row["box"], (-1, 4)), strict=True):
+                if frame in where:
+                    np.testing.assert_allclose(box, where[frame], atol=1e-3)
 
 
 def test_a_wrong_manifest_makes_no_store(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from pipelines import audit
 from pipelines import store as stores
 from pipelines.errors import CorruptError, DataError, StorageError, WriterError
-from pipelines.schema import CLIPS, POSES, empty_row
+from pipelines.schema import CLIPS, FEATURES, PEOPLE, POSES, SCHEMA_VERSION, empty_row
 
 SPEC = {"kind": "poses", "network": "test"}
 
@@ -122,6 +122,51 @@ def test_same_specification_same_key(store):
     assert store.spec(table.path.name) == SPEC
 
 
+def test_tables_of_every_family_have_their_schema_and_their_spec(store):
+    assert store.families() == []
+    for family, schema in (("poses", POSES), ("people", PEOPLE), ("features/i3d", FEATURES)):
+        spec = {"kind": family, "network": "test"}
+        table = store.create(family, spec)
+        key = table.path.name
+        assert table.path == store.path / family / key
+        assert (table.schema, store.keys(family), store.spec(key, family)) == (schema, [key], spec)
+    assert store.families() == ["poses", "people", "features/i3d"]
+
+
+def test_a_store_of_an_older_version_is_read_and_refused_by_it_once_written(store):
+    store.put_clips(pa.Table.from_pylist([clip("a")], schema=CLIPS))
+    marker = store.path / "store.json"
+    marker.write_text(json.dumps({"format": "aqa-store", "version": 1}))
+    older = stores.open_store(store.path)
+    assert committed(older.clips) == ["a"]
+    assert json.loads(marker.read_text())["version"] == 1, "reading changes nothing"
+    older.put_clips(pa.Table.from_pylist([clip("a", score=1.0)], schema=CLIPS))
+    assert json.loads(marker.read_text())["version"] == SCHEMA_VERSION
+
+
+def test_clips_keep_their_order_and_the_last_of_two_counts(store):
+    def names() -> list[str]:
+        return store.clips.read()["clip_id"].to_pylist()
+
+    store.put_clips(pa.Table.from_pylist([clip("c"), clip("a"), clip("b")], schema=CLIPS))
+    given = [clip("d", score=1.0), clip("a", score=1.0), clip("d", score=2.0), clip("b")]
+    assert store.put_clips(pa.Table.from_pylist(given, schema=CLIPS)) == (1, 1)
+    assert names() == ["c", "a", "b", "d"]
+    assert store.clips.read()["score"].to_pylist() == [None, 1.0, None, 2.0]
+    store.drop_clips({"a"})
+    assert names() == ["c", "b", "d"]
+    assert store.put_clips(CLIPS.empty_table()) == (0, 0)
+
+
+def test_a_specification_is_written_whole_and_once(store):
+    table = store.create_poses(SPEC)
+    path = store.path / "poses" / f"{table.path.name}.spec.json"
+    written = path.stat().st_mtime_ns
+    store.create_poses(SPEC)
+    assert path.stat().st_mtime_ns == written
+    assert [entry.name for entry in path.parent.iterdir() if "spec" in entry.name] == [path.name]
+
+
 def _hold_the_lock(path: Path, ready, leave) -> None:
     with stores.open_store(path).create_poses(SPEC).writer():
         ready.set()
@@ -198,7 +243,9 @@ def test_a_snapshot_needs_one_pose_table_or_its_key(store):
 
 def test_a_newer_store_is_refused(store):
     (store.path / "store.json").write_text(json.dumps({"format": "aqa-store", "version": 99}))
-    with pytest.raises(StorageError, match="version 99, this program reads up to 1. Install a newer aqa"):
+    with pytest.raises(
+        StorageError, match=f"version 99, this program reads up to {SCHEMA_VERSION}. Install a newer aqa"
+    ):
         stores.open_store(store.path)
 
 

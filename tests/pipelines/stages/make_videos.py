@@ -70,7 +70,7 @@ def write_video(
         stream = container.add_stream(codec, rate=25, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pixel_format
         stream.time_base = stream.codec_context.time_base = (
-            Fraction(1, 25) if path.suffix == ".avi" else Fraction(1, 1000)
+            Fraction(1, 25) if path.suffix == ".avi" or codec == "mpeg2video" else Fraction(1, 1000)
         )
         if aspect:
             stream.codec_context.sample_aspect_ratio = aspect

@@ -11,22 +11,13 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import (
-    DecodeGuard,
-)
+from pipelines.stages.decode import DecodeGuard
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from decode_calls import numbers, reject, request  # noqa: E402
+from decode_calls import numbers, read, reject  # noqa: E402
 from make_videos import write_audio, write_video  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def guard():
-    """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
 
 
 def test_truncated_files_are_refused(guard, tmp_path):
@@ -46,7 +37,7 @@ def test_truncated_files_are_refused(guard, tmp_path):
 
 def test_bit_flips_never_pass_wrong_frames(guard, tmp_path):
     whole = write_video(tmp_path / "a.mp4", count=60, faststart=True).read_bytes()
-    right = guard.decode(request(tmp_path / "a.mp4")).frames
+    right = read(guard, tmp_path / "a.mp4").frames
     random, refused = np.random.default_rng(0), 0
     start = whole.index(b"mdat") + 800
     for _ in range(20):
@@ -55,7 +46,7 @@ def test_bit_flips_never_pass_wrong_frames(guard, tmp_path):
             data[position] ^= 1 << random.integers(8)
         (tmp_path / "b.mp4").write_bytes(data)
         try:
-            clip = guard.decode(request(tmp_path / "b.mp4"))
+            clip = read(guard, tmp_path / "b.mp4")
         except ClipError as error:
             refused += error.code in {"corrupt", "truncated", "unsupported"}
         else:
@@ -117,17 +108,14 @@ def test_sound_alone_is_no_video(guard, tmp_path):
     "name", ["a b.mp4", "new\nline.mp4", "ünï_视频_🤸.mp4", "-i.mp4", "%d.mp4", "file:x.mp4"]
 )
 def test_awkward_names(guard, tmp_path, name):
-    assert (
-        numbers(guard.decode(request(write_video(tmp_path / "a.mp4", count=3).rename(tmp_path / name))))[2]
-        == 2
-    )
+    assert numbers(read(guard, write_video(tmp_path / "a.mp4", count=3).rename(tmp_path / name)))[2] == 2
 
 
 def test_file_address_and_relative_path(guard, tmp_path, monkeypatch):
     write_video(tmp_path / "a b.mp4", count=3)
     monkeypatch.chdir(tmp_path)
-    assert len(guard.decode(request("a b.mp4")).frames) == 3
-    assert len(guard.decode(request(f"file://{tmp_path}/a%20b.mp4")).frames) == 3
+    assert len(read(guard, "a b.mp4").frames) == 3
+    assert len(read(guard, f"file://{tmp_path}/a%20b.mp4").frames) == 3
 
 
 def test_header_sizes_are_not_believed(tmp_path):
@@ -136,4 +124,4 @@ def test_header_sizes_are_not_believed(tmp_path):
             tmp_path / "a.mp4", size=(8000, 4000), count=1, codec_options={"preset": "ultrafast"}
         )
         assert reject(small, path).code == "too_large"
-        assert len(small.decode(request(write_video(tmp_path / "b.mp4", count=3))).frames) == 3
+        assert len(read(small, write_video(tmp_path / "b.mp4", count=3)).frames) == 3

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
 from pipelines.stages import mmpose_compat, pose
 from pipelines.stages.crops import DECODED
@@ -17,20 +20,31 @@ RTMPOSE = "rtmpose-t_8xb256-420e_coco-256x192"
 HRNET = "td-hm_hrnet-w32_dark-8xb64-210e_coco-256x192"
 
 
-@pytest.fixture
-def weights(tmp_path):
-    """Makes a weights file with seeded random values for a config name."""
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Makes a weights file with seeded random values for a config name.
+
+    Batch normalisation has seen noise: without that the activations fade and all heatmaps are flat.
+    """
+    folder = tmp_path_factory.mktemp("weights")
 
     def make(name: str):
         import torch
         from mmpose.apis import init_model
         from safetensors.torch import save_file
 
-        config = pose.read_pose_config(name)
-        torch.manual_seed(0)
-        network = init_model(config, None, device="cpu")
-        path = tmp_path / f"{name}.safetensors"
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            torch.manual_seed(0)
+            network = init_model(pose.read_pose_config(name), None, device="cpu")
+            for module in network.modules():
+                if isinstance(module, torch.nn.Conv2d):
+                    torch.nn.init.kaiming_normal_(module.weight)
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.momentum = None
+            with torch.no_grad():
+                network.train().extract_feat(torch.randn(2, 3, 256, 192))
+            save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
         return path
 
     return make
@@ -74,24 +88,33 @@ def estimate(model: pose.PoseModel, network: pose.PoseNetwork, rows: pa.Table, b
     return pa.concat_tables(pose.PoseStage(model, batch, use_gpu=False).process(network, rows))
 
 
+@pytest.mark.parametrize("flip_test", [False, True])
 @pytest.mark.parametrize("name", [RTMPOSE, HRNET, pose.SHIPPED])
-def test_equals_mmpose_inference(name, weights):
+def test_equals_mmpose_inference(name, flip_test, weights):
     model = pose.find_pose_model(name, None if name == pose.SHIPPED else weights(name))
-    network = pose.PoseNetwork(model, "cpu")
+    network = pose.PoseNetwork(model, "cpu", flip_test=flip_test)
     from mmpose.apis import inference_topdown, init_model
 
     config = pose.read_pose_config(name)
-    config.model.test_cfg.flip_test = False
+    config.model.test_cfg.flip_test = flip_test
     reference = init_model(config, None, device="cpu")
     mmpose_compat.load_weights(reference, model.weights)
+    double = copy.deepcopy(reference).double()
     rgb = image()
     boxes = [(0.0, 0.0, 320.0, 240.0), (40.5, 10.25, 200.0, 230.75)]
     for box in boxes:
+        # MMPose takes the order of flipped joints from the data set of the config, we from our skeleton.
         expected = inference_topdown(reference, rgb[..., ::-1].copy(), np.asarray([box]))[0]
         rows = pa.Table.from_pylist([decoded_row("clip", crop(rgb, box, model)[None], box)], schema=DECODED)
         row = estimate(model, network, rows).to_pylist()[0]
         found = np.asarray(row["keypoints"]).reshape(row["num_frames"], row["num_joints"], 2)
-        np.testing.assert_allclose(found[0], expected.pred_instances.keypoints[0], atol=1e-3)
+        expected = expected.pred_instances.keypoints[0]
+        # DARK divides by the curvature of the heatmap. On the noise that a random network gives, MMPose
+        # itself then differs between fp32 and fp64; such joints cannot be compared.
+        exact = inference_topdown(double, rgb[..., ::-1].copy(), np.asarray([box]))[0]
+        steady = np.abs(exact.pred_instances.keypoints[0] - expected).max(-1) < 1e-4
+        assert steady.mean() >= {RTMPOSE: 1.0, HRNET: 0.5, pose.SHIPPED: 0.8}[name]
+        np.testing.assert_allclose(found[0][steady], expected[steady], atol=1e-3)
 
 
 def test_batches_across_clips_change_nothing(weights):
@@ -166,3 +189,64 @@ def test_installing_twice_is_harmless():
     mmpose_compat.install()
     mmpose_compat.install()
     import mmpose  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("name", "described"), [("coco17", "coco"), ("mpii16", "mpii"), ("halpe26", "halpe26")]
+)
+def test_flipped_joints_are_those_of_mmpose(name, described):
+    from pathlib import Path
+
+    import mmpose
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+
+    folder = Path(str(mmpose.__file__)).parent / ".mim" / "configs" / "_base_" / "datasets"
+    known = parse_pose_metainfo({"from_file": str(folder / f"{described}.py")})
+    assert skeleton(name).flip_order == known["flip_indices"]
+    names = known["keypoint_id2name"].values()
+    same = [found == joint for found, joint in zip(skeleton(name).joints, names, strict=True)]
+    assert sum(same) >= len(same) - 3  # Halpe's head and hip, MPII's ends of the neck, have names of ours
+
+
+def test_half_precision_moves_keypoints_of_the_shipped_network_little():
+    model = pose.find_pose_model(pose.SHIPPED, None)
+    film = rendered_crops(model)
+    centers, scales = np.tile([96.0, 96.0], (len(film), 1)), np.full((len(film), 2), 192.0)
+    exact, sure = pose.PoseNetwork(model, "cpu").predict(film, centers, scales)
+    near, _ = pose.PoseNetwork(model, "cpu", "bf16").predict(film, centers, scales)
+    distance = np.linalg.norm(exact - near, axis=-1)[sure > 0.3]
+    assert len(distance) > 20
+    assert 0 < np.median(distance) < 0.2
+    assert np.quantile(distance, 0.95) < 1.0
+
+
+def rendered_crops(model: pose.PoseModel) -> np.ndarray:
+    """(T, 192, 192, 3) uint8: whole rendered frames at the size of the network."""
+    from pipelines.rendered.train_network import render_poses
+
+    frames = [frame for seed in (40, 41) for frame in render_poses(seed)[0][:12]]
+    return np.stack([crop(frame, (0.0, 0.0, *frame.shape[1::-1]), model) for frame in frames])
+
+
+def test_automatic_precision_is_concrete():
+    import torch
+
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if not torch.cuda.is_available():
+        assert pose.resolve_precision("auto") == ("bf16" if native else "fp32")
+    assert pose.resolve_precision("auto") != "auto"
+    assert pose.resolve_precision("fp16") == "fp16"
+    with pytest.raises(ConfigError, match=r"extract.precision: fp16 needs a GPU. Choose bf16 or fp32"):
+        pose.PoseNetwork(pose.find_pose_model(pose.SHIPPED, None), "cpu", "fp16")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same(weights):
+    model = pose.find_pose_model(RTMPOSE, weights(RTMPOSE))
+    crops = np.stack([crop(np.roll(image(), 9 * shift, 1), (0, 0, 320, 240), model) for shift in range(3)])
+    centers, scales = np.tile([160.0, 120.0], (3, 1)), np.tile([240.0, 320.0], (3, 1))
+    plain, _ = pose.PoseNetwork(model, "cpu").predict(crops, centers, scales)
+    network = pose.PoseNetwork(model, "cpu", compile=True)
+    for size in (3, 2):
+        compiled, _ = network.predict(crops[:size], centers[:size], scales[:size])
+        np.testing.assert_allclose(compiled, plain[:size], atol=1e-2)

@@ -12,23 +12,12 @@ import numpy as np
 import pytest
 
 from pipelines.errors import REJECT_CODES
-from pipelines.stages.decode import (
-    Crop,
-    DecodeGuard,
-)
+from pipelines.stages.decode import Crop, DecodeGuard
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from decode_calls import reject, request  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def guard():
-    """One guard for all files: a bad file must not harm the next."""
-    with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
-        yield guard
-
+from decode_calls import read, reject  # noqa: E402
 
 QUICK = {
     "decord__unordered.mov",
@@ -111,7 +100,7 @@ def check_real(guard: DecodeGuard, folder: Path, chosen: set[str] | None) -> Non
         if row["class"] != "decode":
             assert reject(guard, folder / name).code in REJECT_CODES
             continue
-        clip = guard.decode(request(folder / name, sampling="all", crop=None, max_bytes=2 << 30))
+        clip = read(guard, folder / name, sampling="all")
         assert len(clip.frames) == int(row["n_frames"]), name
         assert (np.diff(clip.time_s) > 0).all(), name
         middle = [clip.frames[k] for k in (0, len(clip.frames) // 2, len(clip.frames) - 1)]
@@ -141,7 +130,7 @@ def test_damaged_files_through_one_guard():
     with DecodeGuard(timeout_s=60, memory_mb=3000) as guard:
         for name in sorted(names):
             if name in DAMAGED_DECODE:
-                assert len(guard.decode(request(folder / name)).frames) == DAMAGED_DECODE[name]
+                assert len(read(guard, folder / name).frames) == DAMAGED_DECODE[name]
             else:
                 assert reject(guard, folder / name).code in DAMAGED_CODES[name]
             if "size" in name:
@@ -152,9 +141,9 @@ def test_damaged_files_through_one_guard():
 
 @pytest.mark.data
 def test_crops_keep_memory_small(guard):
-    with DecodeGuard(timeout_s=120, memory_mb=3000) as fresh:
+    with DecodeGuard(timeout_s=120, memory_mb=1200) as fresh:
         path = real_videos() / "pose2sim__single_cam03.mp4"  # 100 frames of 1088 x 1920: 627 MB as RGB
-        clip = fresh.decode(request(path, crop=Crop(192, 256)))
+        clip = read(fresh, path, picture=Crop(192, 256))
         peak_kb = int(Path(f"/proc/{fresh.child_pid}/status").read_text().split("VmHWM:")[1].split()[0])
     assert clip.frames.shape == (100, 256, 192, 3)
     assert peak_kb < 400_000

@@ -5,18 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import (
-    Config,
-    PretrainConfig,
-    describe,
-    flag_of,
-    flatten,
-    kind_name,
-    load_config,
-    resolve,
-    write_template,
-)
+from pipelines.config import Config, PretrainConfig
 from pipelines.errors import ConfigError
+from pipelines.settings import describe, flag_of, flatten, kind_name, load_config, resolve, write_template
 
 
 @pytest.fixture
@@ -81,7 +72,7 @@ UNKNOWN = [
         {"environment": {"AQA_PRETRAIN__MODEL__ENCODR_UNITS": "3"}},
         r"\(environment variable AQA_PRETRAIN__MODEL__ENCODR_UNITS\).* is pretrain\.model\.encoder_units",
     ),
-    ({"flags": {"tracking.learning_rate": "1"}}, r"nearest is pretrain\.optimizer\.learning_rate"),
+    ({"flags": {"tracking.clips_per_call": "1"}}, r"nearest is extract\.clips_per_call"),
     ({"flags": {"zzz.qqq": "3"}}, r"zzz\.qqq \(flag --qqq\): unknown setting\. See `aqa config template`"),
 ]
 
@@ -156,7 +147,7 @@ def test_template_parses_back_to_the_defaults(toml):
     config, origins = resolve(file)
     assert config == Config()
     from_file = {path for path, origin in origins.items() if origin.startswith(str(file))}
-    assert from_file == set(origins) - {"extract.weights"}  # no default, so it stays a comment
+    assert from_file == set(origins) - {"extract.weights", "extract.detector_weights"}  # comments: no default
 
 
 def test_template_holds_every_setting_with_its_meaning():
