@@ -91,17 +91,25 @@ def train(
     with track(tracking, run_dir, {"pose_train": spec["config"]}, provenance, "pose") as tracker:
         launch(train_worker, spec, config)
         tracker.finish({}, [run_dir / "model"])
-    weights_out = run_dir / "model" / "model.safetensors"
-    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-    summary: dict[str, Any] = {
-        "run_dir": str(run_dir), "pose_config": pose_config, "weights": str(weights_out),
-        "steps": config.steps, "frames": len(learned), "frames_held_out": len(kept), "loss": last["loss"],
-    }  # fmt: skip
-    if kept:
-        summary["before"] = measure_labels(kept, pose_config, model.weights, rotations)
-        summary["after"] = measure_labels(kept, pose_config, weights_out, rotations)
+    summary = _summary(spec, len(learned), kept, rotations)
     _write_json(run_dir / "summary.json", {"identity": identity, "summary": summary})
     return {**summary, "resumed": resumed}
+
+
+def _summary(spec: dict[str, Any], learned: int, kept: list[Label], rotations: int) -> dict[str, Any]:
+    """What `train` returns, less `resumed`: measures the groups held out."""
+    run_dir, pose_config = Path(spec["run_dir"]), spec["pose_config"]
+    weights = run_dir / "model" / "model.safetensors"
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    summary = {
+        "run_dir": str(run_dir), "pose_config": pose_config, "weights": str(weights),
+        "steps": spec["config"]["steps"], "frames": learned, "frames_held_out": len(kept),
+        "loss": last["loss"],
+    }  # fmt: skip
+    if kept:
+        summary["before"] = measure_labels(kept, pose_config, Path(spec["weights"]), rotations)
+        summary["after"] = measure_labels(kept, pose_config, weights, rotations)
+    return summary
 
 
 def train_worker(spec: dict[str, Any], report: Any, device: Any) -> None:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 
 from pipelines.errors import DataError
+from pipelines.rendered import network
 
 if TYPE_CHECKING:
     from mmengine import Config
 
-# Index of the same joint on the other side, MPII order.
-FLIP = np.array([5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10])
+FLIP = np.array(network.FLIP)
 
 
 @dataclass(frozen=True)
