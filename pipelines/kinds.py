@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.schema import FEATURES, PEOPLE, POSES, empty_row
-from pipelines.stages import appearance, decode, detect, people, pose
+from pipelines.stages import appearance, decode, detect, people, pictures, pose
 from pipelines.stages.base import BLOCK_BYTES
 from pipelines.stages.crops import DecodeStage
 from pipelines.stages.quality import pose_quality
@@ -107,7 +107,7 @@ def _pose_work(config: ExtractConfig, precision: str, people_key: str) -> Work:
         "smoothing": config.smoothing,
         "pose_version": pose.VERSION,
     }
-    picture = decode.Crop(model.width, model.height, model.padding)
+    picture = pictures.Crop(model.width, model.height, model.padding)
     network = pose.PoseStage(
         model,
         config.frames_per_batch,
@@ -135,7 +135,8 @@ def _appearance_work(config: ExtractConfig, precision: str) -> Work:
     if config.kind != "frames":
         spec["precision"] = precision
     stage = replace(
-        _decode_stage(config, decode.Resize(model.width, model.height)), frames_per_part=model.frames_per_part
+        _decode_stage(config, pictures.Resize(model.width, model.height)),
+        frames_per_part=model.frames_per_part,
     )
     network = appearance.AppearanceStage(model, config.frames_per_batch, use_gpu=False, precision=precision)
     return Work(f"features/{config.kind}", FEATURES, spec, stage, network, _finish_features)
@@ -235,7 +236,9 @@ def _finish_features(rows: pa.Table) -> pa.Table:
     return rows.select(FEATURES.names)
 
 
-def _decode_stage(config: ExtractConfig, picture: decode.Crop | decode.Resize | decode.Fit) -> DecodeStage:
+def _decode_stage(
+    config: ExtractConfig, picture: pictures.Crop | pictures.Resize | pictures.Fit
+) -> DecodeStage:
     return DecodeStage(
         sampling=config.sampling,
         picture=picture,

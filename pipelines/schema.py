@@ -46,7 +46,7 @@ _SOURCE = [
     _column("source_bytes", pa.int64(), "size of the source file; a file of another size is read anew"),
     _column("source_mtime_ns", pa.int64(), "its modification time; if it differs, the sha256 decides"),
     _column("decoder", _STRING, "decord, pyav, or the import adapter"),
-    _column("decoder_note", _STRING, "empty = every frame proven; not refereed = packets checked; else why PyAV read it"),
+    _column("decoder_note", _STRING, "empty = all frames proven; not refereed = packets checked; else why PyAV"),
     _column("width_px", pa.int32(), "width of the upright frame; empty for 3-D keypoints"),
     _column("height_px", pa.int32(), "height of the upright frame"),
 ]

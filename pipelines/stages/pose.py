@@ -15,7 +15,7 @@ import pyarrow as pa
 from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
 from pipelines.schema import POSE_PARTS, empty_row
-from pipelines.stages.decode import box_to_center_scale, fix_aspect
+from pipelines.stages.pictures import box_to_center_scale, fix_aspect
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
 from pipelines.stages import mmpose_compat, pose
 from pipelines.stages.crops import DECODED
-from pipelines.stages.decode import box_to_center_scale, fix_aspect, warp_matrix
+from pipelines.stages.pictures import box_to_center_scale, fix_aspect, warp_matrix
 
 mmpose_compat.install()
 
