@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
     steps = {step["type"].rsplit(".", 1)[-1]: step for step in pipeline}
     if "TopdownAffine" not in steps:
         raise ConfigError("extract.pose_config", f"{name} is no top-down network", "Choose a topdown config")
+    package = config.model.backbone.type.rpartition(".")[0].partition(".")[0]
+    if package and importlib.util.find_spec(package) is None:
+        cause = f"{name} needs the package {package}, which is not installed"
+        raise ConfigError("extract.pose_config", cause, "Install it or choose another network")
     width, height = steps["TopdownAffine"]["input_size"]
     padding = steps["GetBBoxCenterScale"].get("padding", 1.25)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -259,3 +259,12 @@ def test_a_flip_test_of_a_network_with_more_joints_is_refused(tmp_path):
     model = pose.find_pose_model("cspnext-tiny_udp_8xb256-210e_aic-coco-256x192", path)
     with pytest.raises(ConfigError, match="predicts more joints than it gives.*Leave the flip test out"):
         pose.PoseNetwork(model, "cpu", flip_test=True)
+
+
+def test_a_network_of_a_package_that_is_missing_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    with pytest.raises(
+        ConfigError, match="needs the package mmpretrain, which is not installed. Install it or"
+    ):
+        pose.find_pose_model("td-hm_ViTPose-small_8xb64-210e_coco-256x192", path)
