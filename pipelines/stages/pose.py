@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ VERSION = 2  # raise when the same input gives other keypoints
 CPU_BATCH = 16
 
 # MMPose names its keypoint sets by data set; ours are named by topology.
-_SKELETONS = {"coco": "coco17", "mpii": "mpii16", "halpe26": "halpe26"}
+_SKELETONS = {"coco": "coco17", "humanart": "coco17", "mpii": "mpii16", "halpe26": "halpe26"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
     steps = {step["type"].rsplit(".", 1)[-1]: step for step in pipeline}
     if "TopdownAffine" not in steps:
         raise ConfigError("extract.pose_config", f"{name} is no top-down network", "Choose a topdown config")
+    package = config.model.backbone.type.rpartition(".")[0].partition(".")[0]
+    if package and importlib.util.find_spec(package) is None:
+        cause = f"{name} needs the package {package}, which is not installed"
+        raise ConfigError("extract.pose_config", cause, "Install it or choose another network")
     width, height = steps["TopdownAffine"]["input_size"]
     padding = steps["GetBBoxCenterScale"].get("padding", 1.25)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -124,7 +129,8 @@ class PoseNetwork:
         compile: compile backbone and neck with torch.compile; a processor then needs a C++ compiler.
 
     Raises:
-        ConfigError: the weights do not fit the config, or fp16 on a processor.
+        ConfigError: the weights do not fit the config, fp16 on a processor, or a flip test of a network
+            trained on the joints of several data sets.
     """
 
     def __init__(
@@ -147,6 +153,9 @@ class PoseNetwork:
         # The config's own flip settings (mode, shift) stay: they belong to how it was trained.
         self.test_cfg = {**config.model.get("test_cfg", {}), "flip_test": flip_test}
         self.test_cfg["output_heatmaps"] = False
+        if flip_test and "output_keypoint_indices" in self.test_cfg:
+            cause = f"{model.name} predicts more joints than it gives, whose mirror images are not known here"
+            raise ConfigError("extract.flip_test", cause, "Leave the flip test out for this network")
         config.model.test_cfg = self.test_cfg
         config.model.backbone.init_cfg = None  # it names weights on the network
         # Not mmpose.apis: it also loads the data sets and visualisers, seconds that every actor would pay.
@@ -194,6 +203,7 @@ class PoseNetwork:
             if self.flip_test:
                 features = [features, self._run(inputs.flip(-1))]
             found = self.network.head.predict(features, [self._sample], test_cfg=self.test_cfg)
+        found = found[0] if isinstance(found, tuple) else found  # heads with visibility give a pair
         keypoints = np.concatenate([instances.keypoints for instances in found])[..., :2]
         confidence = np.concatenate([instances.keypoint_scores for instances in found])
         chosen = self.test_cfg.get("output_keypoint_indices")
