@@ -1,4 +1,4 @@
-"""What a network wants to see of a frame: people cut out, or the whole frame scaled; and the geometry of it."""
+"""What a network wants to see of a frame, people cut out or the whole scaled, and its geometry."""
 
 from __future__ import annotations
 

@@ -78,9 +78,8 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
 
 def read_pose_config(name: str) -> Config:
     """The MMEngine config of a name; only files inside the installed packages are ever executed."""
-    import difflib
-
     from pipelines.stages import mmpose_compat
+    from pipelines.stages.zoo import read_zoo_config
 
     mmpose_compat.install()
     if name == SHIPPED:
@@ -88,18 +87,9 @@ def read_pose_config(name: str) -> Config:
 
         return pose_network_config()
     import mmpose
-    from mmengine import Config
 
-    zoo = Path(str(mmpose.__file__)).parent / ".mim" / "configs"
-    found = {path.stem: path for path in zoo.rglob("*.py") if "_base_" not in path.parts}
-    if name not in found:
-        near = difflib.get_close_matches(name, [*found, SHIPPED], n=1, cutoff=0.3)
-        raise ConfigError(
-            "extract.pose_config",
-            f"{name!r} is no config of the MMPose zoo",
-            f"Did you mean {near[0]}?" if near else f"Use {SHIPPED} or a name from the zoo",
-        )
-    return Config.fromfile(found[name])
+    folder = Path(str(mmpose.__file__)).parent / ".mim" / "configs"
+    return read_zoo_config(name, {folder: "*.py"}, "extract.pose_config", "the MMPose zoo")
 
 
 def resolve_precision(precision: str) -> str:
