@@ -41,8 +41,9 @@ import decord
 import numpy as np
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import Crop, DecodeGuard, DecodeRequest
+from pipelines.stages.decode import DecodeGuard, DecodeRequest
 from pipelines.stages.media_file import sniff
+from pipelines.stages.pictures import Crop
 from pipelines.stages.referee import Referee, as_coded, distance, grid, luma_from_rgb, referee
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pipelines" / "stages"))

@@ -189,7 +189,7 @@ def measure_decoding(videos: list[Path], width: int, height: int) -> dict:
     import cv2
     import decord
 
-    from pipelines.stages.decode import box_to_center_scale, fix_aspect, warp_matrix
+    from pipelines.stages.pictures import box_to_center_scale, fix_aspect, warp_matrix
 
     cv2.setNumThreads(1)
     frames, started = 0, time.monotonic()

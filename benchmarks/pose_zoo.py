@@ -43,7 +43,9 @@ def try_config(name: str, folder: Path, largest: float) -> str:
         crops = np.random.default_rng(0).integers(0, 255, (2, model.height, model.width, 3), dtype=np.uint8)
         centers, scales = np.full((2, 2), 100.0), np.full((2, 2), 200.0)
         torch.manual_seed(0)
-        keypoints, confidence = pose.PoseNetwork(model, "cpu", flip_test=True).predict(crops, centers, scales)
+        flip = "output_keypoint_indices" not in config.model.get("test_cfg", {})
+        network = pose.PoseNetwork(model, "cpu", flip_test=flip)
+        keypoints, confidence = network.predict(crops, centers, scales)
     except AqaError as error:
         return str(error)
     # The point of this script is to name every cause, whatever MMPose raises.

@@ -1,8 +1,9 @@
 """The typed, frozen configuration tree: one schema for flags, TOML, environment, Tune and MLflow.
 
-Here is what can be set; `settings.py` fills it. A setting is named by its dotted path in the tree, e.g. `pretrain.model.encoder_units`, everywhere: in TOML as a table
-([pretrain.model]), in the environment as AQA_PRETRAIN__MODEL__ENCODER_UNITS, on the command line without the
-section that the verb already names (`aqa train pretrain --model.encoder-units 64`).
+Here is what can be set; `settings.py` fills it. A setting is named by its dotted path in the tree, e.g.
+`pretrain.model.encoder_units`, everywhere: in TOML as a table ([pretrain.model]), in the environment as
+AQA_PRETRAIN__MODEL__ENCODER_UNITS, on the command line without the section that the verb already names
+(`aqa train pretrain --model.encoder-units 64`).
 """
 
 from __future__ import annotations

@@ -147,9 +147,10 @@ def _run(
     expected_people = {}
     if people is not None:
         todo = set(planned.column("clip_id").to_pylist())
-        planned, nobody, expected_people = give_boxes(planned, people.read(clip_ids=todo))
-        if nobody.num_rows:
-            writer.commit([table.write_file(nobody)])
+        boxed = give_boxes(planned, work, people.read(clip_ids=todo))
+        planned, work, expected_people = boxed.clips, boxed.work, boxed.several
+        if boxed.nobody.num_rows:
+            writer.commit([table.write_file(boxed.nobody)])
     collector = Collector(table, writer, work.finish, expected_people)
     with connect():
         sizes, expected = _sizes(config), None

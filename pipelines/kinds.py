@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.schema import FEATURES, PEOPLE, POSES, empty_row
-from pipelines.stages import appearance, decode, detect, people, pose
+from pipelines.stages import appearance, decode, detect, people, pictures, pose
 from pipelines.stages.base import BLOCK_BYTES
 from pipelines.stages.crops import DecodeStage
 from pipelines.stages.quality import pose_quality
@@ -67,6 +67,7 @@ def find_people_work(config: ExtractConfig) -> Work | None:
         **_decoding(config),
         "detector": model.name,
         "weights_sha256": model.weights_sha256,
+        "picture": [model.fit.width, model.fit.height, model.fit.keep_aspect],
         "every": config.detector_every,
         "athlete": config.athlete,
         "people": config.people,
@@ -107,7 +108,7 @@ def _pose_work(config: ExtractConfig, precision: str, people_key: str) -> Work:
         "smoothing": config.smoothing,
         "pose_version": pose.VERSION,
     }
-    picture = decode.Crop(model.width, model.height, model.padding)
+    picture = pictures.Crop(model.width, model.height, model.padding)
     network = pose.PoseStage(
         model,
         config.frames_per_batch,
@@ -135,7 +136,8 @@ def _appearance_work(config: ExtractConfig, precision: str) -> Work:
     if config.kind != "frames":
         spec["precision"] = precision
     stage = replace(
-        _decode_stage(config, decode.Resize(model.width, model.height)), frames_per_part=model.frames_per_part
+        _decode_stage(config, pictures.Resize(model.width, model.height)),
+        frames_per_part=model.frames_per_part,
     )
     network = appearance.AppearanceStage(model, config.frames_per_batch, use_gpu=False, precision=precision)
     return Work(f"features/{config.kind}", FEATURES, spec, stage, network, _finish_features)
@@ -157,9 +159,15 @@ class _ChoosePeople:
 
 @dataclass(frozen=True)
 class _FinishPoses:
-    """Poses of whole clips -> rows of POSES: repaired in time if asked for, with their quality."""
+    """Poses of whole clips -> rows of POSES: repaired in time if asked for, with their quality.
+
+    Args:
+        smoothing: none, repair or smooth.
+        tracks: (clip_id, person) -> columns of the people table that go along.
+    """
 
     smoothing: str
+    tracks: dict[tuple[str, int], dict] = field(default_factory=dict)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._finish(row) for row in rows.to_pylist()], schema=POSES)
@@ -177,42 +185,58 @@ class _FinishPoses:
         if self.smoothing != "none":
             keypoints = repair_clip(keypoints, confidence, time_s, self.smoothing)[0].astype(np.float32)
         quality = pose_quality(keypoints, confidence, time_s)
-        return row | quality | {"keypoints": keypoints.ravel()}
+        known = {name: value for name, value in quality.items() if np.isfinite(value)}
+        track = self.tracks.get((row["clip_id"], row["person"]), {})
+        return row | track | known | {"keypoints": keypoints.ravel()}
 
 
-def give_boxes(clips: pa.Table, people_rows: pa.Table) -> tuple[pa.Table, pa.Table, dict[str, int]]:
-    """Add the tracked people to a plan of poses.
+@dataclass(frozen=True)
+class Boxed:
+    """A plan of poses whose people are known.
 
     Args:
-        clips: the plan.
-        people_rows: table PEOPLE.
-
-    Returns:
-        The clips with people and their boxes in the column `people`, rejected rows of POSES for the clips
-        without people, and the number of people of each clip that has more than one.
+        clips: the plan with people and their boxes in the column `people`.
+        nobody: rejected rows of POSES for the clips without people.
+        several: number of people of each clip that has more than one.
+        work: the pass, which now also writes what is known of each track.
     """
+
+    clips: pa.Table
+    nobody: pa.Table
+    several: dict[str, int]
+    work: Work
+
+
+def give_boxes(clips: pa.Table, work: Work, people_rows: pa.Table) -> Boxed:
+    """Add the tracked people (rows of PEOPLE) to a plan of poses."""
     ids = clips.column("clip_id").combine_chunks()
     mine = people_rows.filter(pc.is_in(people_rows.column("clip_id"), ids)).sort_by(
         [("clip_id", "ascending"), ("person", "ascending")]
     )
     columns = [mine.column(name).combine_chunks() for name in ("person", "frame_index", "box")]
     persons = pa.StructArray.from_arrays(columns, names=["person", "frame_index", "box"])
-    names, starts, counts = np.unique(
-        np.asarray(mine.column("clip_id")), return_index=True, return_counts=True
-    )
+    named = np.asarray(mine.column("clip_id"))
+    names, starts, counts = np.unique(named, return_index=True, return_counts=True)
     lists = pa.ListArray.from_arrays(pa.array([*starts, len(persons)], pa.int32()), persons)
     clips = clips.append_column("people", lists.take(pc.index_in(ids, pa.array(names, pa.string()))))
-    nobody = mine.filter(pc.equal(mine.column("status"), "rejected"))
-    lost = pc.is_in(ids, nobody.column("clip_id").combine_chunks())
+    lost = mine.filter(pc.equal(mine.column("status"), "rejected"))
+    empty = pc.is_in(ids, lost.column("clip_id").combine_chunks())
     digests = dict(zip(ids.to_pylist(), clips.column("clip_digest").to_pylist(), strict=True))
     rejected = [
-        empty_row(POSES, **{name: row[name] for name in _OF_REJECTED}, clip_digest=digests[row["clip_id"]])
-        for row in nobody.select(_OF_REJECTED).to_pylist()
+        empty_row(POSES, **row, clip_digest=digests[row["clip_id"]])
+        for row in lost.select(_OF_REJECTED).to_pylist()
     ]
-    several = {str(name): int(count) for name, count in zip(names, counts, strict=True) if count > 1}
-    return clips.filter(pc.invert(lost)), pa.Table.from_pylist(rejected, schema=POSES), several
+    tracks = mine.select(["clip_id", "person", *_OF_TRACK]).to_pylist()
+    known = {(row.pop("clip_id"), row.pop("person")): row for row in tracks}
+    return Boxed(
+        clips=clips.filter(pc.invert(empty)),
+        nobody=pa.Table.from_pylist(rejected, schema=POSES),
+        several={str(name): int(count) for name, count in zip(names, counts, strict=True) if count > 1},
+        work=replace(work, finish=replace(work.finish, tracks=known)),  # type: ignore[type-var]
+    )
 
 
+_OF_TRACK = ["track_id", "id_switches", "missing_share"]
 _OF_REJECTED = [
     "clip_id",
     "person",
@@ -235,7 +259,9 @@ def _finish_features(rows: pa.Table) -> pa.Table:
     return rows.select(FEATURES.names)
 
 
-def _decode_stage(config: ExtractConfig, picture: decode.Crop | decode.Resize | decode.Fit) -> DecodeStage:
+def _decode_stage(
+    config: ExtractConfig, picture: pictures.Crop | pictures.Resize | pictures.Fit
+) -> DecodeStage:
     return DecodeStage(
         sampling=config.sampling,
         picture=picture,

@@ -46,7 +46,9 @@ _SOURCE = [
     _column("source_bytes", pa.int64(), "size of the source file; a file of another size is read anew"),
     _column("source_mtime_ns", pa.int64(), "its modification time; if it differs, the sha256 decides"),
     _column("decoder", _STRING, "decord, pyav, or the import adapter"),
-    _column("decoder_note", _STRING, "empty = every frame proven; not refereed = packets checked; else why PyAV read it"),
+    _column(
+        "decoder_note", _STRING, "empty = all frames proven; not refereed = packets checked; else why PyAV"
+    ),
     _column("width_px", pa.int32(), "width of the upright frame; empty for 3-D keypoints"),
     _column("height_px", pa.int32(), "height of the upright frame"),
 ]
@@ -64,8 +66,14 @@ _RESULT = [
 # Which of the people in the picture a row is about, and how surely.
 _PERSON = [
     _column("track_id", pa.int32(), "number of the person's track in the clip; empty without a detector"),
-    _column("id_switches", pa.int32(), "frames where the track's box jumps to where another person was"),
-    _column("missing_share", _DOUBLE, "share of the frames in which the person was not detected, 0 to 1"),
+    _column(
+        "id_switches",
+        pa.int32(),
+        "times the person may have been exchanged for another after hiding, and cuts",
+    ),
+    _column(
+        "missing_share", _DOUBLE, "share of the frames shown to the detector without a box of the person"
+    ),
     _column("mean_confidence", _DOUBLE, "mean over frames and joints (poses) or boxes (people), 0 to 1"),
 ]
 

@@ -1,4 +1,4 @@
-"""Reading the configuration: flags, environment and TOML file into the tree of `config.py`, and describing it.
+"""Fills the tree of `config.py` from flags, environment and a TOML file, and describes it.
 
 Order of strength: command line > environment (AQA_SECTION__KEY) > TOML file > default.
 """

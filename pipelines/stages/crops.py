@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import Crop, DecodedPart, DecodeGuard, DecodeRequest, Fit, Resize
+from pipelines.stages.decode import DecodedPart, DecodeGuard, DecodeRequest
+from pipelines.stages.pictures import Crop, Fit, Resize
 from pipelines.stages.sampling import PersonBoxes
 
 # Frames travel between stages as plain bytes: no tensor extension type, no copy on reading.

@@ -40,16 +40,9 @@ import cv2
 import numpy as np
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import (
-    PART_BYTES,
-    Fit,
-    box_to_center_scale,
-    fit_size,
-    fix_aspect,
-    read_log,
-    warp_matrix,
-)
+from pipelines.stages.decode import PART_BYTES, read_log
 from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
+from pipelines.stages.pictures import Fit, box_to_center_scale, fit_size, fix_aspect, warp_matrix
 from pipelines.stages.referee import (
     Referee,
     as_coded,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.errors import ConfigError
 from pipelines.stages.camera import camera_motion
-from pipelines.stages.decode import Fit, fit_size
+from pipelines.stages.pictures import Fit, fit_size
 
 if TYPE_CHECKING:
     from mmengine import Config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow as pa
 from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
 from pipelines.schema import POSE_PARTS, empty_row
-from pipelines.stages.decode import box_to_center_scale, fix_aspect
+from pipelines.stages.pictures import box_to_center_scale, fix_aspect
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ VERSION = 2  # raise when the same input gives other keypoints
 CPU_BATCH = 16
 
 # MMPose names its keypoint sets by data set; ours are named by topology.
-_SKELETONS = {"coco": "coco17", "mpii": "mpii16", "halpe26": "halpe26"}
+_SKELETONS = {"coco": "coco17", "humanart": "coco17", "mpii": "mpii16", "halpe26": "halpe26"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
     steps = {step["type"].rsplit(".", 1)[-1]: step for step in pipeline}
     if "TopdownAffine" not in steps:
         raise ConfigError("extract.pose_config", f"{name} is no top-down network", "Choose a topdown config")
+    package = config.model.backbone.type.rpartition(".")[0].partition(".")[0]
+    if package and importlib.util.find_spec(package) is None:
+        cause = f"{name} needs the package {package}, which is not installed"
+        raise ConfigError("extract.pose_config", cause, "Install it or choose another network")
     width, height = steps["TopdownAffine"]["input_size"]
     padding = steps["GetBBoxCenterScale"].get("padding", 1.25)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -73,9 +78,8 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
 
 def read_pose_config(name: str) -> Config:
     """The MMEngine config of a name; only files inside the installed packages are ever executed."""
-    import difflib
-
     from pipelines.stages import mmpose_compat
+    from pipelines.stages.zoo import read_zoo_config
 
     mmpose_compat.install()
     if name == SHIPPED:
@@ -83,18 +87,9 @@ def read_pose_config(name: str) -> Config:
 
         return pose_network_config()
     import mmpose
-    from mmengine import Config
 
-    zoo = Path(str(mmpose.__file__)).parent / ".mim" / "configs"
-    found = {path.stem: path for path in zoo.rglob("*.py") if "_base_" not in path.parts}
-    if name not in found:
-        near = difflib.get_close_matches(name, [*found, SHIPPED], n=1, cutoff=0.3)
-        raise ConfigError(
-            "extract.pose_config",
-            f"{name!r} is no config of the MMPose zoo",
-            f"Did you mean {near[0]}?" if near else f"Use {SHIPPED} or a name from the zoo",
-        )
-    return Config.fromfile(found[name])
+    folder = Path(str(mmpose.__file__)).parent / ".mim" / "configs"
+    return read_zoo_config(name, {folder: "*.py"}, "extract.pose_config", "the MMPose zoo")
 
 
 def resolve_precision(precision: str) -> str:
@@ -124,7 +119,8 @@ class PoseNetwork:
         compile: compile backbone and neck with torch.compile; a processor then needs a C++ compiler.
 
     Raises:
-        ConfigError: the weights do not fit the config, or fp16 on a processor.
+        ConfigError: the weights do not fit the config, fp16 on a processor, or a flip test of a network
+            trained on the joints of several data sets.
     """
 
     def __init__(
@@ -147,6 +143,9 @@ class PoseNetwork:
         # The config's own flip settings (mode, shift) stay: they belong to how it was trained.
         self.test_cfg = {**config.model.get("test_cfg", {}), "flip_test": flip_test}
         self.test_cfg["output_heatmaps"] = False
+        if flip_test and "output_keypoint_indices" in self.test_cfg:
+            cause = f"{model.name} predicts more joints than it gives, whose mirror images are not known here"
+            raise ConfigError("extract.flip_test", cause, "Leave the flip test out for this network")
         config.model.test_cfg = self.test_cfg
         config.model.backbone.init_cfg = None  # it names weights on the network
         # Not mmpose.apis: it also loads the data sets and visualisers, seconds that every actor would pay.
@@ -194,6 +193,7 @@ class PoseNetwork:
             if self.flip_test:
                 features = [features, self._run(inputs.flip(-1))]
             found = self.network.head.predict(features, [self._sample], test_cfg=self.test_cfg)
+        found = found[0] if isinstance(found, tuple) else found  # heads with visibility give a pair
         keypoints = np.concatenate([instances.keypoints for instances in found])[..., :2]
         confidence = np.concatenate([instances.keypoint_scores for instances in found])
         chosen = self.test_cfg.get("output_keypoint_indices")

@@ -95,7 +95,7 @@ def test_people_become_boxes_of_the_plan(tmp_path: Path):
     ).append_column("clip_digest", pa.array(["d1", "d2", "d3"]))
 
     def person(name: str, rank: int, box: list[float]) -> dict:
-        values = {"num_frames": 1, "frame_index": [rank], "box": box}
+        values = {"num_frames": 1, "frame_index": [rank], "box": box, "track_id": 7 + rank}
         return empty_row(PEOPLE, clip_id=name, person=rank, status="ok", attempts=1, **values)
 
     people = pa.Table.from_pylist(
@@ -110,15 +110,21 @@ def test_people_become_boxes_of_the_plan(tmp_path: Path):
         ],
         schema=PEOPLE,
     )
-    planned, nobody, several = give_boxes(clips, people)
-    assert planned.column("clip_id").to_pylist() == ["duo", "solo"]
-    assert planned.column("people").to_pylist() == [
+    boxed = give_boxes(clips, find_work_of(ExtractConfig(), people_key="0123456789ab"), people)
+    assert boxed.clips.column("clip_id").to_pylist() == ["duo", "solo"]
+    assert boxed.clips.column("people").to_pylist() == [
         [
             {"person": 0, "frame_index": [0], "box": [9, 9, 9, 9]},
             {"person": 1, "frame_index": [1], "box": [5, 6, 7, 8]},
         ],
         [{"person": 0, "frame_index": [0], "box": [1, 2, 3, 4]}],
     ]
-    assert several == {"duo": 2}
-    row = nobody.to_pylist()[0]
+    assert boxed.several == {"duo": 2}
+    row = boxed.nobody.to_pylist()[0]
     assert (row["clip_id"], row["error_code"], row["clip_digest"]) == ("empty", "no_person", "d2")
+    pose = empty_row(
+        POSE_PARTS, clip_id="duo", person=1, status="ok", attempts=1, num_frames=1, num_joints=1,
+        num_coordinates=2, time_s=[0.0], keypoints=[0.0, 0.0], confidence=[0.5], part=0, last=True,
+    )  # fmt: skip
+    finished = boxed.work.finish(pa.Table.from_pylist([pose], schema=POSE_PARTS)).to_pylist()[0]
+    assert (finished["track_id"], finished["jitter_px"]) == (8, None)  # one frame has no second difference

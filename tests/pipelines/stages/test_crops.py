@@ -13,8 +13,9 @@ import pytest
 
 from pipelines.schema import CLIPS, empty_row
 from pipelines.stages.crops import DECODED, DecodeStage, in_share
-from pipelines.stages.decode import Crop, DecodeGuard, Resize
+from pipelines.stages.decode import DecodeGuard
 from pipelines.stages.media_file import open_regular, sha256_of
+from pipelines.stages.pictures import Crop, Resize
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -15,13 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.stages.decode import (
-    Crop,
-    DecodeGuard,
-    box_to_center_scale,
-    fix_aspect,
-    warp_matrix,
-)
+from pipelines.stages.decode import DecodeGuard
+from pipelines.stages.pictures import Crop, box_to_center_scale, fix_aspect, warp_matrix
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

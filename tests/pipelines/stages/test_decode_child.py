@@ -15,16 +15,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ClipError
-from pipelines.stages.decode import (
-    PART_BYTES,
-    Crop,
-    DecodedPart,
-    DecodeGuard,
-    Resize,
-    box_to_center_scale,
-    fix_aspect,
-    warp_matrix,
-)
+from pipelines.stages.decode import PART_BYTES, DecodedPart, DecodeGuard
+from pipelines.stages.pictures import Crop, Resize, box_to_center_scale, fix_aspect, warp_matrix
 from pipelines.stages.sampling import PersonBoxes
 
 HERE = Path(__file__).parent

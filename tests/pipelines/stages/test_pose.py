@@ -12,7 +12,7 @@ from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
 from pipelines.stages import mmpose_compat, pose
 from pipelines.stages.crops import DECODED
-from pipelines.stages.decode import box_to_center_scale, fix_aspect, warp_matrix
+from pipelines.stages.pictures import box_to_center_scale, fix_aspect, warp_matrix
 
 mmpose_compat.install()
 
@@ -192,7 +192,8 @@ def test_installing_twice_is_harmless():
 
 
 @pytest.mark.parametrize(
-    ("name", "described"), [("coco17", "coco"), ("mpii16", "mpii"), ("halpe26", "halpe26")]
+    ("name", "described"),
+    [("coco17", "coco"), ("coco17", "humanart"), ("mpii16", "mpii"), ("halpe26", "halpe26")],
 )
 def test_flipped_joints_are_those_of_mmpose(name, described):
     from pathlib import Path
@@ -250,3 +251,20 @@ def test_a_compiled_network_gives_the_same(weights):
     for size in (3, 2):
         compiled, _ = network.predict(crops[:size], centers[:size], scales[:size])
         np.testing.assert_allclose(compiled, plain[:size], atol=1e-2)
+
+
+def test_a_flip_test_of_a_network_with_more_joints_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    model = pose.find_pose_model("cspnext-tiny_udp_8xb256-210e_aic-coco-256x192", path)
+    with pytest.raises(ConfigError, match="predicts more joints than it gives.*Leave the flip test out"):
+        pose.PoseNetwork(model, "cpu", flip_test=True)
+
+
+def test_a_network_of_a_package_that_is_missing_is_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    path.touch()
+    with pytest.raises(
+        ConfigError, match="needs the package mmpretrain, which is not installed. Install it or"
+    ):
+        pose.find_pose_model("td-hm_ViTPose-small_8xb64-210e_coco-256x192", path)

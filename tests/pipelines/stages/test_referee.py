@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import REJECT_CODES
-from pipelines.stages.decode import Crop, DecodeGuard
+from pipelines.stages.decode import DecodeGuard
+from pipelines.stages.pictures import Crop
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
