@@ -41,6 +41,14 @@ def test_a_run_is_measured_before_and_after_on_the_group_held_out(trained, label
     assert any(not torch.equal(learned[name], started[name].float()) for name in started)
 
 
+def test_the_summary_of_a_run_is_a_table(trained):
+    rows = {line.split()[0]: line.split()[1:] for line in verbs.summary_lines(trained) if line.strip()}
+    assert rows["frames_held_out"] == ["4"]
+    assert rows["before"][1] == str(trained["before"]["pck_0.2"])
+    joint = "right_wrist"
+    assert rows[joint] == [str(trained[when]["error_torso_per_joint"][joint]) for when in ("before", "after")]
+
+
 def test_extraction_takes_the_weights(trained):
     from pipelines.stages.pose import PoseNetwork, find_pose_model
 
