@@ -34,8 +34,12 @@ check: environment  ## style, types, import rules, lock file
 	$(RUN) -m pytest tests/test_architecture.py tests/test_readme.py
 	$(UV) lock --check --quiet
 
-bench: environment  ## every benchmark in benchmarks/; results as JSON
-	@for file in benchmarks/bench_*.py; do [ ! -e "$$file" ] || { echo "== $$file"; $(RUN) "$$file" || exit 1; }; done
+bench: environment  ## the benchmarks that need no data; hours on a laptop, best on a quiet machine
+	$(RUN) benchmarks/bench_decode.py errors
+	$(RUN) benchmarks/bench_decode.py memory --minutes 30
+	$(RUN) benchmarks/bench_pose.py
+	$(RUN) benchmarks/bench_appearance.py
+	$(RUN) benchmarks/bench_plan.py
 
 docs: environment  ## write docs/configuration.md and docs/tables.md from the schemas
 	$(RUN) docs/generate.py
