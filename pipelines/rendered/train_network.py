@@ -180,7 +180,7 @@ def _disturb(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
         image[y : y + high, x : x + wide] = random_colour(random)
     if random.random() < 0.35:
         noise = np.empty(image.shape, np.int16)
-        cv2.randn(noise, 0, random.uniform(2, 14))
+        cv2.randn(noise, (0, 0, 0), (random.uniform(2, 14),) * 3)
         image = cv2.add(image, noise, dtype=cv2.CV_8U)
     if random.random() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(20, 85))]
