@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from aqa_models.skeletons import SKELETONS
 from pipelines.datasets.csv_text import read_csv
 from pipelines.datasets.manifest import Columns, check_clips, check_columns, clips_table, parse_clips
 from pipelines.datasets.npz_arrays import NpzArrays
@@ -22,15 +23,6 @@ from pipelines.datasets.source_file import sha256_of
 from pipelines.errors import ConfigError, DataError
 from pipelines.schema import CLIPS, POSES
 
-# Joints of each skeleton of aqa_models.skeletons that keypoints may be given in.
-SKELETON_JOINTS = {
-    "coco17": 17,
-    "mpii16": 16,
-    "kinect20": 20,
-    "kinect25": 25,
-    "c20": 20,
-    "c15": 15,
-}
 UNITS = ("px", "m")
 MAX_FRAMES = 1_000_000
 
@@ -46,7 +38,7 @@ class ArraySource:
     Attributes:
         positions: npz of (T, J, C) float arrays by clip name, C = 2 or 3.
         samples: csv of the clips.
-        skeleton: name of the topology, a key of SKELETON_JOINTS.
+        skeleton: name of the topology, a key of `SKELETONS`.
         unit: "px" (upright frame, origin top left) or "m" (camera frame, y up).
         rate_hz: frames per second; time stamps are made from it.
         tracking: npz of (T, J) integers by clip name: 2 tracked, 1 inferred, 0 not tracked.
@@ -62,8 +54,8 @@ class ArraySource:
     dataset: str | None = None
 
     def __post_init__(self) -> None:
-        if self.skeleton not in SKELETON_JOINTS:
-            remedy = f"choose one of: {', '.join(SKELETON_JOINTS)}"
+        if self.skeleton not in SKELETONS:
+            remedy = f"choose one of: {', '.join(SKELETONS)}"
             raise ConfigError("skeleton", f"unknown skeleton {self.skeleton!r}", remedy)
         if self.unit not in UNITS:
             raise ConfigError("unit", f"unknown unit {self.unit!r}", "choose px (pixels) or m (metres)")
@@ -176,7 +168,7 @@ def _check_arrays(
     extra: dict,
     problems: Problems,
 ) -> None:
-    joints, there = SKELETON_JOINTS[source.skeleton], set(positions.names)
+    joints, there = len(SKELETONS[source.skeleton].joints), set(positions.names)
     frames = extra.get("frames") or [""] * len(lines)
     for name, where, claimed in zip(columns["clip_id"], lines, frames, strict=True):
         if name not in there:

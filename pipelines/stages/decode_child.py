@@ -19,7 +19,6 @@ within 2 % of one are encoder rounding and left alone).
 from __future__ import annotations
 
 import ctypes
-import functools
 import json
 import os
 import queue
@@ -42,7 +41,7 @@ import numpy as np
 from pipelines.errors import ClipError
 from pipelines.stages.decode import PART_BYTES, read_log
 from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
-from pipelines.stages.pictures import Fit, box_to_center_scale, fit_size, fix_aspect, warp_matrix
+from pipelines.stages.pictures import Fit, crop_matrix, fit_size, scaled
 from pipelines.stages.referee import (
     Referee,
     as_coded,
@@ -383,22 +382,6 @@ def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) ->
         return
     matrix = crop_matrix(tuple(box.tolist()), spec["padding"], size)
     cv2.warpAffine(scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR)
-
-
-def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture in another size: areas are averaged when it shrinks both ways, else linear."""
-    height, width = picture.shape[:2]
-    if (width, height) == size:
-        return picture
-    shrinks = size[0] <= width and size[1] <= height
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-@functools.lru_cache(maxsize=16)
-def crop_matrix(box: tuple[float, ...], padding: float, size: tuple[int, int]) -> np.ndarray:
-    """Affine matrix of a crop."""
-    center, scale = box_to_center_scale(box, padding)  # type: ignore[arg-type]
-    return warp_matrix(center, fix_aspect(scale, *size), size)
 
 
 # ---------------------------------------------------------------- the process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,3 +111,21 @@ def warp_matrix(center: np.ndarray, scale: np.ndarray, size: tuple[int, int]) ->
         edge = points[0] - points[1]
         points[2] = points[1] + np.r_[-edge[1], edge[0]]
     return cv2.getAffineTransform(source, target)
+
+
+def scaled(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in another size: areas are averaged when it shrinks both ways, else linear."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    if (width, height) == size:
+        return picture
+    shrinks = size[0] <= width and size[1] <= height
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=16)
+def crop_matrix(box: tuple[float, ...], padding: float, size: tuple[int, int]) -> np.ndarray:
+    """Affine matrix of a crop."""
+    center, scale = box_to_center_scale(box, padding)  # type: ignore[arg-type]
+    return warp_matrix(center, fix_aspect(scale, *size), size)

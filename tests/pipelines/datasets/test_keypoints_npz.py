@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.datasets.keypoints_npz import SKELETON_JOINTS, ArraySource, read_keypoints
+from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
 from pipelines.errors import ConfigError, DataError, SecurityError
 from pipelines.schema import CLIPS, POSES
 
@@ -134,14 +133,6 @@ def test_kimore_names_of_columns(tmp_path: Path):
     assert clips["score"].to_pylist() == [40.0, None]
     assert report["warnings"] == ["a: TS 40.00 is not PO + CF = 39.00"]
     assert report["missing"] == ["E_ID1_Es2", "E_ID2_Es1"]
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("aqa_models.skeletons") is None, reason="no aqa_models.skeletons here"
-)
-def test_joint_counts_are_those_of_the_models():
-    skeletons = importlib.import_module("aqa_models.skeletons")
-    assert {name: len(item.joints) for name, item in skeletons.SKELETONS.items()} == SKELETON_JOINTS
 
 
 @pytest.mark.data

@@ -270,14 +270,12 @@ def test_damage_anywhere_gives_our_errors_or_plain_values() -> None:
 @pytest.mark.parametrize("path", HOSTILE, ids=lambda path: path.name)
 def test_hostile_files_are_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = child_seconds()
     with pytest.raises((SecurityError, DataError), match=path.name) as caught:
         read_pickle(path)
     assert child_seconds() - started < 2
     if path.name[:2] not in ("13", "30"):  # cut off, and a zip file: damaged, not hostile, as pickles
         assert isinstance(caught.value, SecurityError)
-    assert max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) < max(before + 1, 256 * 1024)
     for folder in (tmp_path, path.parent, path.parent.parent, path.parent.parent.parent, Path("/")):
         assert not (folder / "PWNED").exists()
 
