@@ -54,7 +54,7 @@ def verify(path: Path) -> dict:
 
 
 def vacuum(path: Path, *, dry_run: bool = False, older_than_h: float = 24.0, keep_versions: int = 0) -> dict:
-    """Remove files that no snapshot names: those of killed workers, drivers and attempts.
+    """Remove files that no snapshot names: those of killed runs and attempts.
 
     A file that any snapshot in the log names is kept, however old, because a training run may have
     pinned it; `keep_versions` gives that up for all but the newest snapshots of each table.
@@ -62,7 +62,7 @@ def vacuum(path: Path, *, dry_run: bool = False, older_than_h: float = 24.0, kee
     Args:
         path: folder of the store.
         dry_run: only count.
-        older_than_h: younger files are kept, hours; workers of a killed driver may still be writing.
+        older_than_h: younger files are kept, hours; a run may be writing them.
         keep_versions: newest snapshots of each table that stay readable; 0 = all.
 
     Returns:

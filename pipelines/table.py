@@ -1,7 +1,7 @@
 """One Delta table of the store: Parquet files named by the sha256 of their bytes, and a transaction log.
 
-Workers write files under an attempt's own name, flush and read them back, and give them their name. Only the
-driver commits, under a lock, so a reader sees a unit whole or not at all, and a killed worker or driver
+Files are written under an attempt's own name, flushed and read back before they get their name. The driver
+commits under a lock, so a reader sees a unit whole or not at all, and a killed driver
 leaves at most a file nobody reads. Taking rows out rewrites only the files that hold them; the old files
 stay for the snapshots that name them.
 """
@@ -43,7 +43,7 @@ _KEEP_LOG = {"delta.enableExpiredLogCleanup": "false"}
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a worker says of a file it wrote, and all that the driver needs to commit it."""
+    """What is known of a file that was written, and all that a commit needs."""
 
     name: str
     sha256: str
@@ -105,7 +105,7 @@ class Table:
         return [str(path) for _, path in sorted(zip(times, paths, strict=True))]
 
     def write_file(self, rows: pa.Table) -> FileFacts:
-        """Write rows to a file of this table without committing it (a worker's part).
+        """Write rows to a file of this table without committing it.
 
         The bytes are flushed to the disk, read back and compared before the file gets its name.
 
