@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipelines.collect import Collector
 from pipelines.config import ExtractConfig
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.kinds import Work, find_people_work, find_work_of, give_boxes
 from pipelines.plan import PEOPLE_COLUMNS, Plan, find_work
 from pipelines.pools import (
@@ -151,9 +151,12 @@ def _run(
         planned, work, expected_people = boxed.clips, boxed.work, boxed.several
         if boxed.nobody.num_rows:
             writer.commit([table.write_file(boxed.nobody)])
+        if not planned.num_rows:
+            return {}
     collector = Collector(table, writer, work.finish, expected_people)
     with connect():
         sizes, expected = _sizes(config), None
+        _check_precision(config, sizes)
         if config.auto and planned.num_rows > 5 * PROBE_CLIPS:
             sample = choose_probe(planned, _known_sizes(planned))
             cost, _ = _stream(sample, work, replace(sizes, decode=1, network=1), config, collector, progress)
@@ -215,23 +218,24 @@ def _stream(
     ]
     frames: Counter = Counter()
     spent: Counter = Counter()
-    size, clips = 0, 0
+    size = 0
+    before = Counter() if collector is None else collector.counts.copy()
     started, first = time.monotonic(), 0.0
     # Small blocks keep every decoder busy to the end; large plans need larger ones.
     for rows in run_pools(planned, pools, max(1, planned.num_rows // 1000)):
         first = first or time.monotonic()
         spent.update(sum_seconds(rows))
         rows = rows.drop_columns([SECONDS])
-        for name, count, last in zip(*(rows.column(n).to_pylist() for n in _COUNTED), strict=True):
+        for name, count in zip(*(rows.column(n).to_pylist() for n in _COUNTED), strict=True):
             frames[name] += count or 0
-            clips += bool(last)
         size += rows.nbytes
         if collector is not None:
             collector.add(rows)
-            rejected = collector.counts["rejected"]
-            progress(
-                _progress_line(clips, planned.num_rows, frames.total(), time.monotonic() - first, rejected)
-            )
+            # The start of the workers does not count, unless the first rows are all there is.
+            now = time.monotonic()
+            seconds = now - first if now - first > 1 else now - started
+            done = collector.counts - before
+            progress(_progress_line(done, planned.num_rows, seconds))
     cost = Cost(
         frames=tuple(frames.values()),
         decode_s=spent.pop(type(work.decode).__name__, 0.0),
@@ -242,7 +246,7 @@ def _stream(
     return cost, time.monotonic() - first
 
 
-_COUNTED = ("clip_id", "num_frames", "last")
+_COUNTED = ("clip_id", "num_frames")
 
 
 def _sizes(config: ExtractConfig) -> Sizes:
@@ -251,6 +255,14 @@ def _sizes(config: ExtractConfig) -> Sizes:
 
     resources = ray.cluster_resources()
     return _chosen(config, usual_sizes(int(resources.get("CPU", 1)), int(resources.get("GPU", 0))))
+
+
+def _check_precision(config: ExtractConfig, sizes: Sizes) -> None:
+    """Refuse what the workers would refuse one by one, and Ray would wrap."""
+    if config.precision == "fp16" and not sizes.gpus:
+        raise ConfigError(
+            "extract.precision", "fp16 needs a GPU, and there is none", "Choose bf16, fp32 or auto"
+        )
 
 
 def _chosen(config: ExtractConfig, sizes: Sizes) -> Sizes:
@@ -274,11 +286,18 @@ def _known_sizes(clips: pa.Table) -> np.ndarray:
     return sizes
 
 
-def _progress_line(done: int, planned: int, frames: int, seconds: float, rejected: int) -> str:
-    remaining = math.ceil(seconds * (planned - done) / done) if done else 0
+def _progress_line(done: Counter, planned: int, seconds: float) -> str:
+    """What a person sees of a run.
+
+    Args:
+        done: `clips`, `frames` and `rejected` so far.
+        planned: clips.
+        seconds: that it took.
+    """
+    remaining = math.ceil(seconds * (planned - done["clips"]) / done["clips"]) if done["clips"] else 0
     return (
-        f"{done}/{planned} clips, {frames / max(seconds, 1e-9):.0f} frames/s, "
-        f"ETA {remaining // 60}:{remaining % 60:02d}, {rejected} rejected"
+        f"{done['clips']}/{planned} clips, {done['frames'] / max(seconds, 1e-9):.0f} frames/s, "
+        f"ETA {remaining // 60}:{remaining % 60:02d}, {done['rejected']} rejected"
     )
 
 
@@ -329,6 +348,7 @@ def _dry_run(
     sample = choose_probe(plan.todo, _known_sizes(plan.todo))
     with connect():
         usual = _sizes(config)
+        _check_precision(config, usual)
         probing = replace(usual, decode=1, network=1)
         cost, _ = _stream(sample, work, probing, config, None, progress=lambda line: None)
         sizes = _chosen(config, best_sizes(usual.cpus, usual.gpus, cost))

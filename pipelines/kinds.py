@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
-from pipelines.schema import FEATURES, PEOPLE, POSES, empty_row
+from pipelines.schema import FEATURES, PEOPLE, POSES, rejected_row
 from pipelines.stages import appearance, decode, detect, people, pictures, pose
 from pipelines.stages.base import BLOCK_BYTES
 from pipelines.stages.crops import DecodeStage
@@ -223,8 +223,7 @@ def give_boxes(clips: pa.Table, work: Work, people_rows: pa.Table) -> Boxed:
     empty = pc.is_in(ids, lost.column("clip_id").combine_chunks())
     digests = dict(zip(ids.to_pylist(), clips.column("clip_digest").to_pylist(), strict=True))
     rejected = [
-        empty_row(POSES, **row, clip_digest=digests[row["clip_id"]])
-        for row in lost.select(_OF_REJECTED).to_pylist()
+        rejected_row(POSES, {**row, "clip_digest": digests[row["clip_id"]]}) for row in lost.to_pylist()
     ]
     tracks = mine.select(["clip_id", "person", *_OF_TRACK]).to_pylist()
     known = {(row.pop("clip_id"), row.pop("person")): row for row in tracks}
@@ -237,22 +236,6 @@ def give_boxes(clips: pa.Table, work: Work, people_rows: pa.Table) -> Boxed:
 
 
 _OF_TRACK = ["track_id", "id_switches", "missing_share"]
-_OF_REJECTED = [
-    "clip_id",
-    "person",
-    "status",
-    "error_code",
-    "error_message",
-    "attempts",
-    "uri",
-    "source_sha256",
-    "source_bytes",
-    "source_mtime_ns",
-    "decoder",
-    "decoder_note",
-    "width_px",
-    "height_px",
-]
 
 
 def _finish_features(rows: pa.Table) -> pa.Table:

@@ -163,6 +163,17 @@ POSE_PARTS, PEOPLE_PARTS, FEATURE_PARTS = parts_of(POSES), parts_of(PEOPLE), par
 TABLES = {"clips": CLIPS, "poses": POSES, "people": PEOPLE, "features": FEATURES, "predictions": PREDICTIONS}
 
 
+# What a stage hands on of a clip it did not look into.
+CARRIED = ("attempts", "clip_digest", "uri", *(field.name for field in _SOURCE))
+
+
+def rejected_row(schema: pa.Schema, clip: dict[str, object]) -> dict[str, object]:
+    """The row of a clip that a stage gives up, or receives as given up: code, message and provenance."""
+    names = ("clip_id", "person", "part", "last", "error_code", "error_message", *CARRIED)
+    known = {name: clip[name] for name in names if name in schema.names and name in clip}
+    return empty_row(schema, **known, status="rejected")
+
+
 def empty_row(schema: pa.Schema, **values: object) -> dict[str, object]:
     """A row of `schema` with the given values and null everywhere else."""
     unknown = sorted(set(values) - set(schema.names))

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import ConfigError
-from pipelines.schema import FEATURE_PARTS, empty_row
+from pipelines.schema import CARRIED, FEATURE_PARTS, empty_row, rejected_row
 from pipelines.stages.appearance_network import RANDOM_SEED, AppearanceNetwork, build, fitting, read_weights
 
 VERSION = 1  # raise when the same input gives other features
@@ -222,7 +222,9 @@ class AppearanceStage:
                     for clip, features in zip(decoded, found, strict=True)
                 ]
             )
-        finished = [next(results) if clip["status"] == "ok" else _rejected_row(clip) for clip in clips]
+        finished = [
+            next(results) if clip["status"] == "ok" else rejected_row(FEATURE_PARTS, clip) for clip in clips
+        ]
         yield pa.Table.from_pylist(finished, schema=FEATURE_PARTS)
 
 
@@ -282,7 +284,7 @@ def _feature_row(clip: dict, model: AppearanceModel, features: np.ndarray) -> di
             if np.isfinite(features).all()
             else f"{model.network} gave values that are not finite"
         )
-        return _rejected_row({**clip, "error_code": "bad_features", "error_message": cause})
+        return rejected_row(FEATURE_PARTS, {**clip, "error_code": "bad_features", "error_message": cause})
     num_segments, num_channels = features.shape
     offset = clip["part"] * model.frames_per_part
     return empty_row(
@@ -321,29 +323,4 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
-_CARRIED = (
-    "clip_id",
-    "person",
-    "part",
-    "last",
-    "attempts",
-    "clip_digest",
-    "uri",
-    "source_sha256",
-    "source_bytes",
-    "source_mtime_ns",
-    "decoder",
-    "decoder_note",
-    "width_px",
-    "height_px",
-)
-
-
-def _rejected_row(clip: dict) -> dict:
-    return empty_row(
-        FEATURE_PARTS,
-        **{name: clip[name] for name in _CARRIED},
-        status="rejected",
-        error_code=clip["error_code"],
-        error_message=clip["error_message"],
-    )
+_CARRIED = ("clip_id", "person", "part", "last", *CARRIED)

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipelines.schema import PEOPLE, empty_row
+from pipelines.schema import CARRIED, PEOPLE, empty_row, rejected_row
 from pipelines.stages.tracking import Track, track_shot
 
 VERSION = 1  # raise when the same boxes give other rows
@@ -61,10 +61,9 @@ def people_rows(detections: dict, rule: str, max_people: int) -> list[dict]:
     Raises:
         ValueError: the rule is unknown.
     """
-    carried = {name: detections[name] for name in _CARRIED}
     if detections["status"] != "ok":
-        codes = {name: detections[name] for name in ("error_code", "error_message")}
-        return [empty_row(PEOPLE, **carried, person=0, status="rejected", **codes)]
+        return [rejected_row(PEOPLE, {**detections, "person": 0})]
+    carried = {name: detections[name] for name in ("clip_id", *CARRIED)}
     time_s = np.asarray(detections["time_s"], np.float64)
     shots = _people_of_shots(detections, time_s)
     chosen = [_ranked(people, rule) for people in shots]
@@ -82,23 +81,9 @@ def people_rows(detections: dict, rule: str, max_people: int) -> list[dict]:
     if rule.startswith("track:") and any(shots):
         known = ", ".join(str(person.track_id) for people in shots for person in people)
         cause = f"there is no {rule.replace(':', ' ')}; tracks of this clip: {known}"
-    codes = {"error_code": "no_person", "error_message": cause}
-    return [empty_row(PEOPLE, **carried, person=0, status="rejected", **codes)]
-
-
-_CARRIED = (
-    "clip_id",
-    "attempts",
-    "clip_digest",
-    "uri",
-    "source_sha256",
-    "source_bytes",
-    "source_mtime_ns",
-    "decoder",
-    "decoder_note",
-    "width_px",
-    "height_px",
-)
+    return [
+        rejected_row(PEOPLE, {**detections, "person": 0, "error_code": "no_person", "error_message": cause})
+    ]
 
 
 def find_cuts(change: np.ndarray) -> np.ndarray:

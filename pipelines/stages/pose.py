@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from aqa_models.skeletons import skeleton
 from pipelines.errors import ConfigError
-from pipelines.schema import POSE_PARTS, empty_row
+from pipelines.schema import CARRIED, POSE_PARTS, empty_row, rejected_row
 from pipelines.stages.pictures import box_to_center_scale, fix_aspect
 
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ class PoseStage:
         most = self.frames_per_batch if self.use_gpu else min(self.frames_per_batch, CPU_BATCH)
         results = iter(_estimate(state, decoded, most))
         finished = [
-            _pose_row(clip, self.model, *next(results)) if clip["status"] == "ok" else _rejected_row(clip)
+            _pose_row(clip, self.model, *next(results))
+            if clip["status"] == "ok"
+            else rejected_row(POSE_PARTS, clip)
             for clip in clips
         ]
         yield pa.Table.from_pylist(finished, schema=POSE_PARTS)
@@ -295,12 +297,13 @@ def _estimate(
 
 def _pose_row(clip: dict, model: PoseModel, keypoints: np.ndarray, confidence: np.ndarray) -> dict:
     if not (np.isfinite(keypoints).all() and np.isfinite(confidence).all()):
-        return _rejected_row(
+        return rejected_row(
+            POSE_PARTS,
             {
                 **clip,
                 "error_code": "bad_pose",
                 "error_message": f"{model.name} gave values that are not finite",
-            }
+            },
         )
     num_frames, num_joints, num_coordinates = keypoints.shape
     return empty_row(
@@ -320,32 +323,7 @@ def _pose_row(clip: dict, model: PoseModel, keypoints: np.ndarray, confidence: n
     )
 
 
-_CARRIED = (
-    "clip_id",
-    "person",
-    "part",
-    "last",
-    "attempts",
-    "clip_digest",
-    "uri",
-    "source_sha256",
-    "source_bytes",
-    "source_mtime_ns",
-    "decoder",
-    "decoder_note",
-    "width_px",
-    "height_px",
-)
-
-
-def _rejected_row(clip: dict) -> dict:
-    return empty_row(
-        POSE_PARTS,
-        **{name: clip[name] for name in _CARRIED},
-        status="rejected",
-        error_code=clip["error_code"],
-        error_message=clip["error_message"],
-    )
+_CARRIED = ("clip_id", "person", "part", "last", *CARRIED)
 
 
 def _skeleton_of(config: Config, name: str) -> str:

@@ -13,17 +13,20 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipelines import audit, data, kinds
+from pipelines import audit, data, kinds, plan
 from pipelines import extract as extraction
 from pipelines import store as stores
 from pipelines.config import ExtractConfig
-from pipelines.errors import DataError, StorageError, WriterError
+from pipelines.datasets.manifest import read_manifest
+from pipelines.errors import ConfigError, DataError, StorageError, WriterError
 from pipelines.extract import explain, extract
 from pipelines.rendered.dataset import render_dataset
 from pipelines.rendered.network import WEIGHTS
+from pipelines.schema import PEOPLE, rejected_row
 from pipelines.stages import detect
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -219,6 +222,40 @@ def test_a_detector_gives_the_boxes_of_the_poses(rendered, tmp_path):
             for frame, box in zip(row["frame_index"], np.reshape(row["box"], (-1, 4)), strict=True):
                 if frame in where:
                     np.testing.assert_allclose(box, where[frame], atol=1e-3)
+
+
+def test_fp16_without_a_gpu_is_refused_before_any_worker_starts(rendered, tmp_path):
+    with pytest.raises(
+        ConfigError, match="extract.precision: fp16 needs a GPU, and there is none. Choose bf16"
+    ):
+        extract(rendered, tmp_path / "store", CONFIG.model_copy(update={"precision": "fp16"}))
+
+
+def test_clips_in_which_nobody_was_found_need_no_second_reading(rendered, tmp_path):
+    """The detection pass is done, by hand; poses take its refusals over without a worker."""
+    (tmp_path / "weights.pth").write_bytes(b"only its hash counts")
+    given = {
+        "detector_config": "rtmdet_nano_320-8xb32_coco-person",
+        "detector_weights": tmp_path / "weights.pth",
+        "max_reject_share": 1.0,
+    }
+    config = CONFIG.model_copy(update=given)
+    clips = read_manifest(rendered)
+    store = stores.open_store(tmp_path / "store", create=True)
+    table = store.create("people", kinds.find_people_work(config).spec)
+    nobody = clips.append_column("clip_digest", plan.clip_digests(clips)).to_pylist()
+    row = {
+        "error_code": "no_person",
+        "error_message": "the detector found nobody",
+        "attempts": 1,
+        "person": 0,
+    }
+    rows = [rejected_row(PEOPLE, {**clip, **row}) for clip in nobody]
+    with table.writer() as writer:
+        writer.commit([table.write_file(pa.Table.from_pylist(rows, schema=PEOPLE))])
+    result = extract(rendered, tmp_path / "store", config)
+    assert (result["people"]["computed"], result["ok"], result["by_code"]) == (0, 0, {"no_person": 10})
+    assert extract(rendered, tmp_path / "store", config)["computed"] == 0
 
 
 def test_a_wrong_manifest_makes_no_store(tmp_path):
