@@ -32,6 +32,10 @@ CLIPS = pa.schema(
         _column("subject_id", _STRING, "the person performing; subjects never cross splits"),
         _column("group", _STRING, "group of the subject, e.g. control, Parkinson"),
         _column("transitions_s", pa.list_(_DOUBLE), "times between procedures, seconds from start of file"),
+        _column(
+            "procedures", pa.list_(_STRING), "names of the ordered sub-actions, one more than transitions"
+        ),
+        _column("splash", _DOUBLE, "size of the splash, share of the picture x seconds; empty = not known"),
         _column("split", _STRING, "train, val or test"),
         _column("box_x1_px", _DOUBLE, "left edge of the athlete's box, upright px; empty = whole frame"),
         _column("box_y1_px", _DOUBLE, "top edge"),

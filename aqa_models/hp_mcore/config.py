@@ -1,0 +1,95 @@
+"""Sizes and choices of HP-MCoRe; no torch here, so reading a configuration stays quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class HpMcoreConfig:
+    """Every switch of the model; the defaults behave as the released code (preset `legacy`)."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    num_procedures: int = 3
+    """P: most procedures (ordered sub-actions) of a performance, 2 to 6; legacy: take-off, flight, entry."""
+    steps_per_procedure: int = 10
+    """Steps each procedure is resampled to (legacy 10; TSA and MCoRe 5)."""
+    static_network: Literal[
+        "rny002_gsm", "rny002", "resnet18_gsm", "resnet18", "resnet34_gsm", "resnet50_gsm"
+    ] = "rny002_gsm"
+    """Static visual encoder, per frame; _gsm = with gated temporal shift."""
+    use_dynamic: bool = True
+    """Dynamic stream (I3D); without it the fused stream is made of the static features."""
+    use_static: bool = True
+    """Static stream in the regression."""
+    use_pose: bool = True
+    """Hierarchical skeletal encoder and its part in the fusion."""
+    pose_stream: bool = False
+    """Pose features join the fused stream themselves, not only as a bias of its attention (preset best)."""
+    pose_normalise: bool = False
+    """Keypoints centred on the pelvis and scaled by the body; legacy feeds pixels."""
+    hierarchy: Literal["layers4", "levels3"] = "layers4"
+    """Adjacency of the skeletal encoder: four layers as in the code, three levels as in the paper."""
+    layer_joints: Literal["legacy", "fixed"] = "legacy"
+    """Joints averaged per layer in its attention: legacy is off by one joint."""
+    segmentation_input: Literal["static", "dynamic", "all"] = "static"
+    """Features that the procedure segmentation reads; all = with the pose features too."""
+    transitions: Literal["predicted", "fixed"] = "predicted"
+    """fixed = equal parts, no segmentation at all (ablation)."""
+    decoding: Literal["halves", "ordered"] = "halves"
+    """Argmax in fixed halves (legacy, three procedures only), or the jointly best increasing frames."""
+    slices: Literal["overlapping", "disjoint"] = "overlapping"
+    """Whether neighbouring procedures share frames, as in the released code."""
+    decoder_layers: int = 4
+    """Cross-attention layers of the regression."""
+    combination: Literal["average", "learned"] = "average"
+    """Of fused and static delta: average, or (fused + lambda static) / (1 + lambda) with learned lambda."""
+    action_numbers: int = 60
+    """Classes of the action-number head."""
+    score_scale: float = 1.0
+    """Points by which score differences are divided in the loss; 1 = raw scores (legacy)."""
+    segmentation_weight: float = 1.0
+    """Of the transition loss."""
+    contrastive_weight: float = 10.0
+    """Of the stage-wise contrastive loss of each stream; 0 = without."""
+    number_weight: float = 0.0
+    """Of the action-number loss (legacy computes it and leaves it out)."""
+    splash_weight: float = 0.0
+    """Of the auxiliary splash regression; counts only performances whose splash is given."""
+    dropout: float = 0.5
+    """In the segmentation."""
+
+
+PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
+    {
+        "legacy": HpMcoreConfig(),
+        "paper": HpMcoreConfig(
+            static_network="resnet18",
+            hierarchy="levels3",
+            layer_joints="fixed",
+            segmentation_input="dynamic",
+            decoding="ordered",
+            slices="disjoint",
+            combination="learned",
+            splash_weight=1.0,
+        ),
+        "best": replace(
+            HpMcoreConfig(),
+            pose_stream=True,
+            pose_normalise=True,
+            layer_joints="fixed",
+            segmentation_input="all",
+            decoding="ordered",
+            slices="disjoint",
+            combination="learned",
+            score_scale=10.0,
+            contrastive_weight=1.0,
+            number_weight=0.1,
+            splash_weight=1.0,
+        ),
+    }
+)
