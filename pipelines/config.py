@@ -78,27 +78,32 @@ class ExtractConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam with a stepwise decay."""
+    """Adam with a schedule."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """Step size at the start (paper: 3e-4)."""
+    schedule: Literal["steps", "constant", "legacy_cosine", "warmup_cosine"] = "steps"
+    """Steps = `decay` 20 times; legacy_cosine = HP-MCoRe's, zero at epochs 20, 60, 100 and so on."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Factor applied 20 times over the training (paper: decay rate 0.9; see docs/papers.md)."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the epochs in which warmup_cosine rises to the full step size."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
     clip_norm: Annotated[float, Field(gt=0)] = 10.0
     """Largest gradient norm."""
 
 
 class TrainSection(Section):
-    """What pretraining and the expert share."""
+    """What all trainings share."""
 
     epochs: Annotated[int, Field(ge=1)]
     """Passes over the training clips."""
     batch_size: Annotated[int, Field(ge=2)]
     """Clips per step, over all workers."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    sequence: SequenceConfig = SequenceConfig()
     seed: int = 0
-    """Of weights, order, pace and masks; recorded with the run."""
+    """Of weights, order and every random draw; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
     use_gpu: bool = False
@@ -111,7 +116,13 @@ class TrainSection(Section):
     """Key of the pose table to read; empty = the only one in the store."""
 
 
-class PretrainConfig(TrainSection):
+class TwoStageSection(TrainSection):
+    """What pretraining and the expert share."""
+
+    sequence: SequenceConfig = SequenceConfig()
+
+
+class PretrainConfig(TwoStageSection):
     """`aqa train pretrain`: the non-expert learns pace and inpainting from healthy motion."""
 
     epochs: Annotated[int, Field(ge=1)] = 300
@@ -125,7 +136,7 @@ class PretrainConfig(TrainSection):
     """Longest window drawn of a recording in each epoch, in frames at rate_hz; 0 = whole recordings."""
 
 
-class ExpertTrainConfig(TrainSection):
+class ExpertTrainConfig(TwoStageSection):
     """`aqa train expert`: scores motion on top of the pretrained encoder."""
 
     epochs: Annotated[int, Field(ge=1)] = 1000

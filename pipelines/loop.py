@@ -9,34 +9,64 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.checkpoint import Checkpoint, load_newest, save_bundle, save_checkpoint
-from pipelines.config import TrainSection
+from pipelines.config import OptimizerConfig, TrainSection
 from pipelines.errors import ConfigError, DataError
-from pipelines.phases import ExpertPhase, PretrainPhase
 
 _log = logging.getLogger(__name__)
+
+
+class Phase(Protocol):
+    """What is trained, as the loop sees it: two_stage (phases.py) or hp_mcore (hp_mcore/phase.py).
+
+    Attributes:
+        clip_ids: the training clips; a batch is a list of positions in it.
+        model: all weights and buffers.
+        parts: parts that are clipped alone and may have their own step size.
+        rates: part -> factor of the step size.
+    """
+
+    clip_ids: list[str]
+    model: nn.Module
+    parts: dict[str, nn.Module]
+    rates: dict[str, float]
+
+    def gradients(
+        self, rows: list[int], total: int, epoch: int
+    ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+        """Gradients by part, and sums of losses, of this worker's share of a batch of `total` clips."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Numbers of the validation clips; the epoch with the smallest `loss` is kept."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the weights must know."""
+        ...
 
 
 class Training:
     """State of one run: phase, optimiser, best weights."""
 
-    def __init__(self, phase: PretrainPhase | ExpertPhase, config: TrainSection, run_dir: Path):
+    def __init__(self, phase: Phase, config: TrainSection, run_dir: Path):
         self.phase, self.config, self.run_dir = phase, config, run_dir
         groups = [
             {"params": list(module.parameters()), "lr": config.optimizer.learning_rate, "part": part}
             for part, module in phase.parts.items()
         ]
-        self.optimizer = torch.optim.Adam(groups)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.optimizer.weight_decay)
         self.epoch, self.best_epoch, self.best_value = 0, -1, float("inf")
         self.best = self._weights()
 
@@ -49,9 +79,8 @@ class Training:
             self.best_epoch, self.best_value, self.best = self.epoch, value, self._weights()
 
     def set_learning_rate(self) -> float:
-        """lr * decay ** k, one step every twentieth of the training (docs/papers.md, A9)."""
-        every = max(1, self.config.epochs // 20)
-        rate = self.config.optimizer.learning_rate * self.config.optimizer.decay ** (self.epoch // every)
+        """Step size of this epoch, for each part times its rate."""
+        rate = learning_rate(self.config.optimizer, self.epoch, self.config.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.phase.rates[group["part"]]
         return rate
@@ -81,7 +110,7 @@ class Training:
 
 
 def run_epochs(
-    phase: PretrainPhase | ExpertPhase,
+    phase: Phase,
     config: TrainSection,
     run_dir: Path,
     identity: dict[str, Any],
@@ -131,6 +160,28 @@ def run_epochs(
         save_bundle(run_dir / "model", training.best, {**phase.describe(), **chosen, **about})
 
 
+def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
+    """Step size of an epoch (0, 1, ...) of a training of `epochs`.
+
+    steps: times `decay` at every twentieth of the training (docs/papers.md, A9). legacy_cosine: HP-MCoRe's
+    annealing over 20 epochs that is stepped on without a restart, hence a cosine of period 40 that is zero at
+    epochs 20, 60, ... warmup_cosine: a linear rise, then half a cosine down to a hundredth.
+    """
+    if config.schedule == "constant":
+        factor = 1.0
+    elif config.schedule == "legacy_cosine":
+        factor = (1 + math.cos(math.pi * epoch / 20)) / 2
+    elif config.schedule == "warmup_cosine":
+        rise = round(config.warmup_share * epochs)
+        if epoch < rise:
+            factor = (epoch + 1) / (rise + 1)
+        else:
+            factor = 0.01 + 0.99 * (1 + math.cos(math.pi * (epoch - rise) / max(1, epochs - rise))) / 2
+    else:
+        factor = config.decay ** (epoch // max(1, epochs // 20))
+    return config.learning_rate * factor
+
+
 def train_epoch(training: Training, rank: int, world: int) -> dict[str, float]:
     """One pass over the training clips; returns the mean of each loss over the clips."""
     phase, config = training.phase, training.config
@@ -155,6 +206,7 @@ def train_epoch(training: Training, rank: int, world: int) -> dict[str, float]:
                 "lower optimizer.learning_rate, or look for broken keypoints in these clips",
             )
         training.optimizer.step()
+    _average_buffers(phase.model)
     return {name: value / len(phase.clip_ids) for name, value in sums.items()}
 
 
@@ -191,6 +243,16 @@ def _sum_over_workers(tensors: list[Tensor]) -> None:
     for tensor in tensors:
         tensor.copy_(flat[begin : begin + tensor.numel()].view_as(tensor))
         begin += tensor.numel()
+
+
+def _average_buffers(model: nn.Module) -> None:
+    """Running statistics: each worker's saw its own shares of the batches."""
+    world = _place()[1]
+    if world > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= world
 
 
 def _cut_metrics(path: Path, epoch: int) -> None:

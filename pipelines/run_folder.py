@@ -1,0 +1,159 @@
+"""A run folder: what a training is, its data while it trains, and its summary once it is finished.
+
+    RUN/config.json         the resolved configuration and where the data came from
+    RUN/data/               the rows to train on, as Arrow files that workers map, while training
+    RUN/checkpoints/        see checkpoint.py
+    RUN/metrics.jsonl       one line per epoch
+    RUN/model/              the model of the best epoch
+    RUN/summary.json        written last: the run is finished
+
+The same job with the same run folder goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines import tracking as tracking_module
+from pipelines.checkpoint import check_identity, write_durably
+from pipelines.config import TrackingConfig, TrainSection
+from pipelines.errors import CorruptError
+from pipelines.launch import Worker, launch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Settings that say how and where to train, not what: a run may go on with other values.
+_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every", "poses", "dynamic", "static")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        phase: pretrain, expert or hp_mcore.
+        worker: what each process runs; its spec holds config, identity, about, run_dir and `spec`.
+        config: the section of the configuration.
+        identity: flat description of what is trained on what; another one in the folder is refused.
+        about: what the description of the model shall say besides.
+        tables: name -> rows, written to RUN/data/NAME.arrow.
+        counts: numbers of clips and the like for the summary.
+        spec: more JSON values for the worker.
+    """
+
+    phase: str
+    worker: Worker
+    config: TrainSection
+    identity: dict[str, Any]
+    about: dict[str, Any]
+    tables: dict[str, pa.Table]
+    counts: dict[str, int]
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+def settings_identity(config: TrainSection) -> dict[str, Any]:
+    """The settings that decide what a run computes, flat."""
+    return tracking_module.flatten(
+        {name: value for name, value in config.model_dump(mode="json").items() if name not in _NEUTRAL}
+    )
+
+
+def run(
+    job: Job, run_dir: Path, provenance: dict[str, Any], tracking: TrackingConfig | None
+) -> dict[str, Any]:
+    """Trains, or goes on, or returns the summary of a finished run.
+
+    Args:
+        job: what to train.
+        run_dir: folder of the run.
+        provenance: where the tables came from (store path, version, key), for the records.
+        tracking: where MLflow is; None = not tracked.
+
+    Returns:
+        Summary: run_dir, epochs, best_epoch, best_val_loss, the job's counts, the validation metrics of the
+        best epoch (val_...), and `resumed`.
+
+    Raises:
+        ConfigError: the folder belongs to another run.
+        CorruptError, DataError, ClusterError: see errors.py.
+    """
+    run_dir = run_dir.absolute()
+    stored = read_json(run_dir / "summary.json")
+    if stored:
+        check_identity(run_dir, stored["identity"], job.identity)
+        _log.warning("%s: already finished; returning its summary", run_dir)
+        return {**stored["summary"], "resumed": True}
+    about = {**job.about, "provenance": provenance, "phase": job.phase}
+    record = {"identity": job.identity, "config": job.config.model_dump(mode="json"), **about, **job.spec}
+    earlier = read_json(run_dir / "config.json")
+    if earlier:
+        check_identity(run_dir, earlier["identity"], job.identity)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write_json(run_dir / "config.json", record)
+    (run_dir / "data").mkdir(exist_ok=True)
+    for name, table in job.tables.items():
+        _write_arrow(run_dir / "data" / f"{name}.arrow", table)
+    spec = {**record, "run_dir": str(run_dir), "about": about}
+    with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
+        launch(job.worker, spec, job.config)
+        summary = _summary(run_dir, job.counts)
+        tracker.finish({key: summary[key] for key in ("best_epoch", "best_val_loss")}, [run_dir / "model"])
+    shutil.rmtree(run_dir / "data")
+    _write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
+    return {**summary, "resumed": bool(earlier)}
+
+
+def read_table(run_dir: Path, name: str) -> pa.Table:
+    """A table of the job, mapped from its file: it costs no memory until it is read."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(run_dir / "data" / f"{name}.arrow")) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of the run; empty if it is not there.
+
+    Raises:
+        CorruptError: it cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CorruptError(path, "is not readable as JSON", "give this run another name") from error
+
+
+def _write_arrow(path: Path, table: pa.Table) -> None:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _summary(run_dir: Path, counts: dict[str, int]) -> dict[str, Any]:
+    from pipelines.loop import read_metrics
+
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    description = read_json(run_dir / "model" / "config.json")
+    best = next(row for row in rows if row["epoch"] == description["best_epoch"])
+    return {
+        "run_dir": str(run_dir),
+        "epochs": len(rows),
+        "best_epoch": description["best_epoch"],
+        "best_val_loss": description["best_val_loss"],
+        **counts,
+        **{name: value for name, value in best.items() if name.startswith("val_")},
+    }
