@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aqa_models.hp_mcore.config import PRESETS, HpMcoreConfig
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 
 
@@ -155,6 +156,39 @@ class ExpertTrainConfig(TwoStageSection):
     """Share of the encoder's features hidden from the expert, drawn anew for each clip and epoch."""
 
 
+class HpMcoreTrainConfig(TrainSection):
+    """`aqa train hp-mcore`: the score of a dive from comparisons with other dives."""
+
+    preset: Literal["best", "legacy", "paper"] = "best"
+    """Where values not given come from: ours, the released code, or the paper's figures (docs/papers.md)."""
+    epochs: Annotated[int, Field(ge=1)] = 60
+    """Passes over the training dives (legacy: 201)."""
+    batch_size: Annotated[int, Field(ge=2)] = 8
+    """Pairs per step, over all workers."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, schedule="warmup_cosine")
+    model: HpMcoreConfig = PRESETS["best"]
+    encoders: Literal["frozen", "finetune"] = "frozen"
+    """Frozen = features of the store; finetune = the visual encoders learn too, from frames of the store."""
+    exemplars: Literal["number", "difficulty", "rotation", "any"] = "number"
+    """Whom a dive is compared with: same dive number, same difficulty, same rotation group, or anyone."""
+    num_exemplars: Annotated[int, Field(ge=1)] = 10
+    """Comparisons averaged for a score, at most."""
+    exemplar_transitions: Literal["given", "predicted"] = "given"
+    """Annotated transitions of exemplars are known; legacy predicts them too outside of training."""
+    predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of training dives cut at predicted transitions in the last epoch; rises from 0 in the first."""
+    visual_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size of the visual encoders against the rest, when they learn."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks."""
+    checkpoint_gradients: bool = False
+    """Recompute the visual encoders' activations in the backward pass: less memory, more time."""
+    dynamic: str = ""
+    """Key of the i3d feature table; empty = the only one in the store."""
+    static: str = ""
+    """Key of the static feature table (or frames, to fine-tune); empty = the only one in the store."""
+
+
 class EvaluateConfig(Section):
     """`aqa evaluate`."""
 
@@ -200,6 +234,28 @@ class Config(Section):
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
     expert: ExpertTrainConfig = ExpertTrainConfig()
+    hp_mcore: HpMcoreTrainConfig = HpMcoreTrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+# What a preset of a section says beyond the preset of its model: dotted path -> value.
+TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
+    "hp_mcore": {
+        "best": {"optimizer.learning_rate": 5e-4, "optimizer.schedule": "warmup_cosine"},
+        "legacy": {
+            "epochs": 201,
+            "optimizer.learning_rate": 5e-4,
+            "optimizer.schedule": "legacy_cosine",
+            "exemplar_transitions": "predicted",
+            "predicted_share": 0.0,
+        },
+        "paper": {
+            "epochs": 201,
+            "optimizer.learning_rate": 5e-4,
+            "optimizer.schedule": "legacy_cosine",
+            "exemplar_transitions": "predicted",
+        },
+    }
+}

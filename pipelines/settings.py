@@ -1,6 +1,6 @@
 """Fills the tree of `config.py` from flags, environment and a TOML file, and describes it.
 
-Order of strength: command line > environment (AQA_SECTION__KEY) > TOML file > default.
+Order of strength: command line > environment (AQA_SECTION__KEY) > TOML file > preset > default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.config import Config
+from aqa_models.hp_mcore.config import PRESETS
+from pipelines.config import TRAIN_PRESETS, Config
 from pipelines.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "AQA_"
@@ -94,16 +95,30 @@ def resolve(
         if path in known and not _finite(source.value)
     ]
     wrong = {path for path, _, _ in problems}
-    accepted = {path: source.value for path, source in given.items() if path not in wrong}
+    preset = {path: source for path, source in _from_presets(given).items() if path not in given}
+    accepted = {path: source.value for path, source in (preset | given).items() if path not in wrong}
     try:
         # Strict JSON: no bool for int, no "3" for 3, yet a list may become a tuple and a text a path.
         config = Config.model_validate_json(json.dumps(_nest(accepted), default=str), strict=True)
     except ValidationError as error:
-        problems += [_problem(detail, given, known) for detail in error.errors(include_url=False)]
+        problems += [_problem(detail, preset | given, known) for detail in error.errors(include_url=False)]
         raise _config_error(problems) from None
     if problems:
         raise _config_error(problems)
-    return config, {path: given[path].origin if path in given else "default" for path in known}
+    origins = {path: source.origin for path, source in (preset | given).items()}
+    return config, {path: origins.get(path, "default") for path in known}
+
+
+def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
+    """What the chosen presets say, weaker than everything else that is given."""
+    found = {}
+    for section, presets in TRAIN_PRESETS.items():
+        default = getattr(Config(), section).preset
+        name = given[f"{section}.preset"].value if f"{section}.preset" in given else default
+        if name in presets:
+            values = presets[name] | {f"model.{k}": v for k, v in dataclasses.asdict(PRESETS[name]).items()}
+            found |= {f"{section}.{path}": Source(value, f"preset {name}") for path, value in values.items()}
+    return found
 
 
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool]:

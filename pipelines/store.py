@@ -162,26 +162,43 @@ def open_store(path: Path, *, create: bool = False) -> Store:
 
 
 def snapshot(path: Path, key: str = "") -> tuple[pa.Table, pa.Table, dict]:
-    """Clips and poses as they are now, and what must be recorded to read the same rows again.
+    """Clips and poses as they are now; see `snapshot_of`."""
+    clips, tables, provenance = snapshot_of(path, {"poses": key})
+    return clips, tables["poses"], provenance
+
+
+def snapshot_of(path: Path, wanted: dict[str, str]) -> tuple[pa.Table, dict[str, pa.Table], dict]:
+    """Clips and tables as they are now, and what must be recorded to read the same rows again.
 
     Args:
         path: folder of the store.
-        key: which pose table; may be empty when there is only one.
+        wanted: family -> key of its table; the key may be empty when there is only one.
+
+    Returns:
+        Clips; family -> table; provenance: store, clips_version, and per family its key and version.
 
     Raises:
-        DataError: there is no pose table, several to choose from, or none with this key.
+        DataError: there is no table of a family, several to choose from, or none with this key.
     """
     store = open_store(path)
-    keys = store.pose_keys()
-    if not keys:
-        raise DataError(path, "the store holds no poses", "Run `aqa extract` or `aqa data import` first")
-    if key not in keys and (key or len(keys) > 1):
-        raise DataError(path, f"it holds the pose tables {', '.join(keys)}", "Choose one with --poses KEY")
-    key = key or keys[0]
-    table = store.poses(key)
-    versions = {"clips_version": store.clips.version(), "poses_version": table.version()}
-    provenance = {"store": str(path.absolute()), "poses_key": key, **versions}
-    return store.clips.read(versions["clips_version"]), table.read(versions["poses_version"]), provenance
+    provenance = {"store": str(path.absolute()), "clips_version": store.clips.version()}
+    tables = {}
+    for family, key in wanted.items():
+        kind = family.rpartition("/")[2]
+        keys = store.keys(family)
+        if not keys:
+            remedy = "Run `aqa extract` or `aqa data import` first"
+            remedy = remedy if family == "poses" else f"Run `aqa extract --kind {kind}` first"
+            raise DataError(path, f"the store holds no {family}", remedy)
+        if key not in keys and (key or len(keys) > 1):
+            flag = {"i3d": "dynamic", "frames": "static"}.get(kind, kind)
+            name = "pose" if family == "poses" else family
+            listed = f"it holds the {name} tables {', '.join(keys)}"
+            raise DataError(path, listed, f"Choose one with --{flag} KEY")
+        table = store.table(family, key or keys[0])
+        provenance[f"{kind}_key"], provenance[f"{kind}_version"] = key or keys[0], table.version()
+        tables[family] = table.read(provenance[f"{kind}_version"])
+    return store.clips.read(provenance["clips_version"]), tables, provenance
 
 
 def spec_key(spec: dict) -> str:
