@@ -1,0 +1,1 @@
+"""Training and evaluation of HP-MCoRe on tables of the store."""

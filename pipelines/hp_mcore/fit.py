@@ -1,0 +1,136 @@
+"""Fits HP-MCoRe to tables of clips, poses and features; the run folder is described in run_folder.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.config import HpMcoreTrainConfig, TrackingConfig
+from pipelines.errors import DataError
+from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
+from pipelines.run_folder import Job, read_table, run, settings_identity
+from pipelines.splits import check_subjects, choose_validation, without_test
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = {"keypoints": "poses", "dynamic": "features/i3d", "static": "features/static"}
+
+
+def wanted_streams(config: HpMcoreTrainConfig) -> dict[str, str]:
+    """Stream -> key of its table ("" = the only one), for what the model reads."""
+    model = config.model
+    reads = {
+        "keypoints": model.use_pose,
+        "dynamic": model.use_dynamic,
+        "static": model.use_static
+        or (model.transitions == "predicted" and model.segmentation_input != "dynamic"),
+    }
+    keys = {"keypoints": config.poses, "dynamic": config.dynamic, "static": config.static}
+    return {name: keys[name] for name, needed in reads.items() if needed}
+
+
+def fit(
+    clips: pa.Table,
+    streams: dict[str, pa.Table],
+    config: HpMcoreTrainConfig,
+    run_dir: Path,
+    provenance: dict[str, Any],
+    tracking: TrackingConfig | None = None,
+) -> dict[str, Any]:
+    """Trains on scored dives with annotated transitions.
+
+    Args:
+        clips: rows of CLIPS; rows with split test are dropped, those without score left out.
+        streams: any of keypoints, dynamic, static -> rows of POSES or FEATURES.
+        config: settings.
+        run_dir: folder of the run; the same folder again resumes it.
+        provenance: where the tables came from (store path, versions, keys), for the records.
+        tracking: where MLflow is; None = not tracked.
+
+    Returns:
+        Summary, see `run_folder.run`.
+
+    Raises:
+        DataError, ConfigError, CorruptError, ClusterError: see errors.py.
+    """
+    check_subjects(clips)
+    table = dive_table(without_test(clips), streams, NUM_FRAMES)
+    table = table.filter(pc.is_valid(table["score"]))
+    facts = Dives(table).facts
+    if not facts:
+        raise DataError(
+            "clips table",
+            f"no training clip has a score and {', '.join(streams)}",
+            "extract poses and features of these clips first (`aqa extract --sampling uniform:96`)",
+        )
+    _check_transitions(facts, config)
+    splits = choose_validation(facts, config)
+    told = pa.array([splits[fact.subject] for fact in facts])
+    table = table.set_column(table.schema.get_field_index("split"), "split", told)
+    parts = [splits[fact.subject] for fact in facts]
+    job = Job(
+        phase="hp_mcore",
+        worker=train_worker,
+        config=config,
+        identity=_identity(table, config),
+        about={"subjects": sorted(splits)},
+        tables={"dives": table},
+        counts={
+            "clips": len(facts),
+            "train_clips": parts.count("train"),
+            "val_clips": parts.count("val"),
+            "dive_numbers": len({fact.action_type for fact in facts}),
+        },
+    )
+    return run(job, run_dir, provenance, tracking)
+
+
+def train_worker(
+    spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
+) -> None:
+    """What one worker does: maps the rows, builds the phase, trains."""
+    from pipelines.hp_mcore.phase import HpMcorePhase
+    from pipelines.loop import run_epochs
+
+    run_dir = Path(spec["run_dir"])
+    config = HpMcoreTrainConfig.model_validate(spec["config"])
+    phase = HpMcorePhase(Dives(read_table(run_dir, "dives")), config, device)
+    run_epochs(phase, config, run_dir, spec["identity"], spec["about"], report)
+
+
+def _check_transitions(facts: list[Dive], config: HpMcoreTrainConfig) -> None:
+    """The last procedure needs its own first frame, and legacy knows exactly three procedures."""
+    fewest = 2 if config.model.decoding == "halves" else 1
+    for fact in facts:
+        if len(fact.transitions) < fewest:
+            raise DataError(
+                f"clip {fact.clip_id}",
+                f"has {len(fact.transitions)} transitions within its frames, at least {fewest} are needed",
+                "fill transitions_s of the clips table, or take the clip out",
+            )
+
+
+def _identity(table: pa.Table, config: HpMcoreTrainConfig) -> dict[str, Any]:
+    """Flat description of what the run is: settings, and a hash of all it reads."""
+    dives = Dives(table)
+    digest = hashlib.sha256()
+    for row, fact in enumerate(dives.facts):
+        told = [fact.clip_id, fact.subject, fact.split, fact.action_type, fact.score, fact.difficulty]
+        splash = None if np.isnan(fact.splash) else fact.splash
+        digest.update(json.dumps([*told, splash, fact.transitions]).encode())
+        for name in dives.shapes:
+            digest.update(dives.stream(name, [row]).tobytes())
+    return {
+        "phase": "hp_mcore",
+        "data.clips": len(dives),
+        "data.sha256": digest.hexdigest(),
+        **settings_identity(config),
+    }

@@ -1,0 +1,136 @@
+"""HP-MCoRe as the training loop sees it: pairs of dives, losses, gradients, validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from aqa_models.exemplars import draw_exemplars
+from aqa_models.hp_mcore.losses import pair_losses
+from aqa_models.hp_mcore.model import HpMcore
+from aqa_models.metrics import mae, spearman_rho
+from pipelines.config import HpMcoreTrainConfig
+from pipelines.errors import ConfigError
+from pipelines.hp_mcore.dives import Dives
+from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics
+
+_DROPOUT = 1  # second number of the seed: 0 = exemplars and transitions, 1 = dropout
+
+
+class HpMcorePhase:
+    """Contrastive regression of score differences; every training dive is a query once per epoch.
+
+    Args:
+        dives: rows of the splits train and val, all with scores and transitions.
+        config: settings.
+        device: where to train.
+    """
+
+    kind = "hp_mcore"
+
+    def __init__(self, dives: Dives, config: HpMcoreTrainConfig, device: torch.device):
+        self.dives, self.config, self.device = dives, config, device
+        self.train_rows = [row for row, fact in enumerate(dives.facts) if fact.split == "train"]
+        self.val_rows = [row for row, fact in enumerate(dives.facts) if fact.split == "val"]
+        facts = [dives.facts[row] for row in self.train_rows]
+        self.clip_ids = [fact.clip_id for fact in facts]
+        self.attempts = [attempt_of(fact) for fact in facts]
+        self.numbers = {number: place for place, number in enumerate(sorted({f.action_type for f in facts}))}
+        if len(self.numbers) > config.model.action_numbers:
+            raise ConfigError(
+                "hp_mcore.model.action_numbers",
+                f"is {config.model.action_numbers}, but there are {len(self.numbers)} dive numbers",
+                f"set it to {len(self.numbers)} or more",
+            )
+        torch.manual_seed(config.seed)
+        self.model = HpMcore(config.model, encoders=False).to(device)
+        self.parts: dict[str, nn.Module] = {"model": self.model}
+        self.rates = {"model": 1.0}
+        self._epoch, self._exemplars = -1, {}
+
+    def gradients(
+        self, rows: list[int], total: int, epoch: int
+    ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
+        """Gradients by part, and sums of losses, of this worker's share of a batch of `total` pairs."""
+        self.model.train()
+        queries = [self.train_rows[row] for row in rows]
+        exemplars = [self.train_rows[self._exemplar(row, epoch)] for row in rows]
+        # Dropout is a function of (seed, epoch, first clip), so that a resumed run draws the same.
+        torch.manual_seed(_seed(self.config.seed, _DROPOUT, epoch, rows[0]))
+        batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
+        batch = batch.to(self.device)
+        scores = torch.tensor([self.dives.facts[row].score for row in queries + exemplars])
+        scores = scores.float().to(self.device)
+        with autocast(self.config, self.device):
+            encoded = self.model.encode(batch, self._cuts(batch.transitions, queries + exemplars, epoch))
+            first, second = slice(len(rows)), slice(len(rows), None)
+            query, exemplar = encoded[first], encoded[second]
+            losses = pair_losses(
+                self.config.model,
+                (query, batch[first]),
+                (exemplar, batch[second]),
+                self.model.compare_both_ways(query, exemplar),
+                scores[first] - scores[second],
+            )
+        each = losses.total(self.config.model)
+        parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
+        routed = _gradients(each.sum() / total, parameters)
+        return routed, {name: value.detach().sum() for name, value in {"loss": each, **losses.named()}.items()}
+
+    def validate(self) -> dict[str, float]:
+        """How well validation dives are scored by comparison with training dives; `loss` is the error."""
+        found = score_dives(self.model, self.dives, self.val_rows, self.train_rows, self.config, self.device)
+        true = np.array([self.dives.facts[row].score for row in self.val_rows], dtype=float)
+        predicted = np.array([prediction.score for prediction in found])
+        error = mae(predicted, true)
+        rho = spearman_rho(predicted, true)
+        metrics = {"loss": error, "mae": error} | ({} if np.isnan(rho) else {"spearman": rho})
+        return metrics | segmentation_metrics(self.dives, found, self.config.model.num_procedures)
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the weights must know."""
+        scores = [self.dives.facts[row].score for row in self.train_rows]
+        return {
+            "kind": self.kind,
+            "config": self.config.model_dump(mode="json"),
+            "numbers": self.numbers,
+            "train_clips": self.clip_ids,
+            "val_clips": [self.dives.facts[row].clip_id for row in self.val_rows],
+            "score_range": [min(scores), max(scores)],
+        }
+
+    def _exemplar(self, row: int, epoch: int) -> int:
+        """Position of the training dive that this one is compared with in this epoch."""
+        if self._epoch != epoch:
+            place = {clip_id: position for position, clip_id in enumerate(self.clip_ids)}
+            drawn = draw_exemplars(self.attempts, self.config.exemplars, self.config.seed, epoch)
+            self._exemplars = {place[query]: place[choice.clip_ids[0]] for query, choice in drawn.items()}
+            self._epoch = epoch
+        return self._exemplars[row]
+
+    def _cuts(self, annotated: Tensor, rows: list[int], epoch: int) -> Tensor:
+        """Annotated transitions; -1 in the rows that are cut at the model's own this time."""
+        share = self.config.predicted_share * epoch / max(1, self.config.epochs - 1)
+        draws = [np.random.default_rng([self.config.seed, 0, epoch, row]).random() for row in rows]
+        own = torch.tensor([draw < share for draw in draws], device=annotated.device)
+        return annotated.masked_fill(own[:, None], -1)
+
+
+def _gradients(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[str, list[Tensor]]:
+    """Gradient of every parameter by part; zero where the loss does not reach it."""
+    flat = [parameter for group in parameters.values() for parameter in group]
+    wanted = [parameter for parameter in flat if parameter.requires_grad]
+    found = dict(zip(map(id, wanted), torch.autograd.grad(loss, wanted, allow_unused=True), strict=True))
+
+    def of(parameter: nn.Parameter) -> Tensor:
+        gradient = found.get(id(parameter))
+        return torch.zeros_like(parameter) if gradient is None else gradient
+
+    return {part: [of(parameter) for parameter in group] for part, group in parameters.items()}
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

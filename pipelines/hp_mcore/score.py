@@ -1,0 +1,204 @@
+"""Scores of dives by comparison with exemplars; a dive is encoded once, however often it is compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aqa_models.exemplars import Attempt, Choice, Rule, choose_exemplars, vote
+from aqa_models.hp_mcore.model import Encoded, HpMcore
+from pipelines.config import HpMcoreTrainConfig
+from pipelines.errors import DataError
+from pipelines.hp_mcore.dives import Dive, Dives, slots
+
+ENCODED_AT_A_TIME, PAIRS_AT_A_TIME = 16, 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One scored dive.
+
+    Attributes:
+        row: of the query.
+        score: mean of the votes, in points.
+        low, high: interval of the votes; NaN with fewer than two.
+        contributions: (P,) mean points that each procedure adds to the exemplars' scores; 0 in unused slots.
+        transitions: (P - 1,) predicted first frames; -1 = slot not used.
+        exemplars: rows compared with.
+        votes: (E,) score that each of them gives.
+        rule: what exemplars and query have in common: the rule asked for, or a fallback.
+    """
+
+    row: int
+    score: float
+    low: float
+    high: float
+    contributions: tuple[float, ...]
+    transitions: tuple[int, ...]
+    exemplars: tuple[int, ...]
+    votes: tuple[float, ...]
+    rule: Rule
+
+
+@torch.no_grad()
+def score_dives(
+    model: HpMcore,
+    dives: Dives,
+    queries: list[int],
+    pool: list[int],
+    config: HpMcoreTrainConfig,
+    device: torch.device,
+) -> list[Prediction]:
+    """Scores queries by comparison with exemplars from a pool.
+
+    Args:
+        model: put into evaluation mode.
+        dives: all performances.
+        queries: rows to score; their own scores and transitions are not looked at.
+        pool: scored rows to choose exemplars from; a query is never its own exemplar.
+        config: rule and number of exemplars, transitions of exemplars, precision, seed.
+        device: where the model is.
+
+    Returns:
+        In the order of the queries.
+
+    Raises:
+        DataError: a query for which the pool holds nobody else.
+    """
+    model.eval()
+    choices = choose(dives, queries, pool, config)
+    row_of = {dives.facts[row].clip_id: row for row in pool}
+    compared = [[row_of[name] for name in choices[dives.facts[query].clip_id].clip_ids] for query in queries]
+    used = sorted({row for rows in compared for row in rows})
+    place = {row: position for position, row in enumerate(used)}
+    given = config.exemplar_transitions == "given"
+    bank = _encode(model, dives, used, [dives.facts[row] for row in used], given, config, device)
+    found = []
+    for begin in range(0, len(queries), ENCODED_AT_A_TIME):
+        rows = queries[begin : begin + ENCODED_AT_A_TIME]
+        against = compared[begin : begin + ENCODED_AT_A_TIME]
+        # How many procedures there will be is announced with the dive number; exemplars tell it.
+        models = [_usual([dives.facts[row] for row in others]) for others in against]
+        encoded = _encode(model, dives, rows, models, False, config, device)
+        pairs = [(i, place[row]) for i, others in enumerate(against) for row in others]
+        deltas, contributions = _compare(model, encoded, bank, pairs, config, device)
+        first = 0
+        for i, (query, others) in enumerate(zip(rows, against, strict=True)):
+            own = slice(first, first := first + len(others))
+            scores = np.array([dives.facts[row].score for row in others])
+            result = vote(scores, deltas[own])
+            found.append(
+                Prediction(
+                    row=query,
+                    score=result.score,
+                    low=result.low,
+                    high=result.high,
+                    contributions=tuple(contributions[own].mean(axis=0).tolist()),
+                    transitions=tuple(encoded.transitions[i].tolist()),
+                    exemplars=tuple(others),
+                    votes=tuple((scores + deltas[own]).tolist()),
+                    rule=choices[dives.facts[query].clip_id].rule,
+                )
+            )
+    return found
+
+
+def choose(
+    dives: Dives, queries: list[int], pool: list[int], config: HpMcoreTrainConfig
+) -> dict[str, Choice]:
+    """Exemplars of each query by its clip_id, the same whatever else is scored."""
+    train = [attempt_of(dives.facts[row]) for row in pool]
+    asked = [attempt_of(dives.facts[row]) for row in queries]
+    try:
+        return choose_exemplars(asked, train, config.exemplars, config.num_exemplars, config.seed)
+    except ValueError as error:
+        raise DataError("clips table", str(error), "add scored training clips") from error
+
+
+def attempt_of(fact: Dive) -> Attempt:
+    """A dive as far as the choice of exemplars looks at it."""
+    return Attempt(fact.clip_id, fact.action_type, fact.difficulty)
+
+
+def autocast(config: HpMcoreTrainConfig, device: torch.device) -> AbstractContextManager:
+    """The arithmetic of the networks."""
+    return nullcontext() if config.precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def _usual(exemplars: list[Dive]) -> Dive:
+    """One of those that have the most common number of procedures."""
+    usual = Counter(len(exemplar.transitions) for exemplar in exemplars).most_common(1)[0][0]
+    return next(exemplar for exemplar in exemplars if len(exemplar.transitions) == usual)
+
+
+def _encode(
+    model: HpMcore,
+    dives: Dives,
+    rows: list[int],
+    like: list[Dive],
+    given_transitions: bool,
+    config: HpMcoreTrainConfig,
+    device: torch.device,
+) -> Encoded:
+    """Encodes dives whose procedures are as many as those of `like`."""
+    parts = []
+    for begin in range(0, len(rows), ENCODED_AT_A_TIME):
+        some = slice(begin, begin + ENCODED_AT_A_TIME)
+        batch = dives.batch(rows[some], config.model.num_procedures, {})
+        expected = slots(like[some], config.model.num_procedures)
+        batch = replace(batch, transitions=expected[0], present=expected[1]).to(device)
+        with autocast(config, device):
+            parts.append(model.encode(batch, batch.transitions if given_transitions else None))
+    return Encoded.join(parts)
+
+
+def _compare(
+    model: HpMcore,
+    queries: Encoded,
+    bank: Encoded,
+    pairs: list[tuple[int, int]],
+    config: HpMcoreTrainConfig,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences (N,) and contributions (N, P) of pairs (query, exemplar), in points."""
+    deltas, contributions = [], []
+    for begin in range(0, len(pairs), PAIRS_AT_A_TIME):
+        q, e = torch.tensor(pairs[begin : begin + PAIRS_AT_A_TIME], device=device).T
+        with autocast(config, device):
+            comparison = model.compare(queries[q], bank[e])
+        deltas.append(_numbers(comparison.delta))
+        contributions.append(_numbers(comparison.contributions))
+    return np.concatenate(deltas), np.concatenate(contributions)
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
+
+
+def segmentation_metrics(dives: Dives, found: list[Prediction], num_procedures: int) -> dict[str, float]:
+    """How well the predicted transitions cut out the procedures between the first and the last one.
+
+    Returns:
+        aiou_50 and aiou_75: share of the dives whose flight overlaps by so much (aqa_models.metrics);
+        transition_error: mean distance of a predicted transition in sampled frames.
+    """
+    true, _ = slots([dives.facts[prediction.row] for prediction in found], num_procedures)
+    predicted = np.array([prediction.transitions for prediction in found])
+    annotated = true.numpy()
+    both = (annotated >= 0) & (predicted >= 0)
+    flight, judged = (np.stack([_first(cuts), cuts[:, -1]], axis=1) for cuts in (predicted, annotated))
+    return {
+        "aiou_50": average_iou(flight, judged, 0.5),
+        "aiou_75": average_iou(flight, judged, 0.75),
+        "transition_error": float(np.abs(predicted - annotated)[both].mean()),
+    }
+
+
+def _first(cuts: np.ndarray) -> np.ndarray:
+    """(N,) the first transition; of a performance of two procedures it is the last one too."""
+    return np.where(cuts[:, 0] >= 0, cuts[:, 0], cuts[:, -1])
