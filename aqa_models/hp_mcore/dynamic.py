@@ -67,5 +67,5 @@ class DynamicEncoder(nn.Module):
         if not (self.checkpoint and torch.is_grad_enabled()):
             return self.network(windows)
         for layer in self.network.children():
-            windows = recomputed(layer, windows)
+            windows = recomputed(layer, windows, self)
         return windows.float().mean((2, 3, 4))

@@ -121,7 +121,7 @@ class StaticEncoder(nn.Module):
         x = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         again = self.checkpoint and torch.is_grad_enabled()
         for part in self.network.children():  # stem, stages, pool: these networks of timm are chains
-            x = recomputed(part, x) if again else part(x)
+            x = recomputed(part, x, self) if again else part(x)
         return x.float().unflatten(0, frames.shape[:2])
 
 
