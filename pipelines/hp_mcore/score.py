@@ -154,7 +154,7 @@ def _encode(
         batch = replace(batch, transitions=expected[0], present=expected[1]).to(device)
         with autocast(config, device):
             parts.append(model.encode(batch, batch.transitions if given_transitions else None))
-    return Encoded.join(parts)
+    return Encoded.concatenate(parts)
 
 
 def _compare(
@@ -202,3 +202,10 @@ def segmentation_metrics(dives: Dives, found: list[Prediction], num_procedures: 
 def _first(cuts: np.ndarray) -> np.ndarray:
     """(N,) the first transition; of a performance of two procedures it is the last one too."""
     return np.where(cuts[:, 0] >= 0, cuts[:, 0], cuts[:, -1])
+
+
+def average_iou(predicted, true, threshold):  # TEMPORARY until metrics has it
+    low, high = np.maximum(predicted[:, 0], true[:, 0]), np.minimum(predicted[:, 1], true[:, 1])
+    inter = np.clip(high - low, 0, None)
+    union = (predicted[:, 1] - predicted[:, 0]) + (true[:, 1] - true[:, 0]) - inter
+    return float((inter / (union + 1e-9) >= threshold).mean())
