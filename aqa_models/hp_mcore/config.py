@@ -76,7 +76,9 @@ class HpMcoreConfig:
         if self.score_scale <= 0:
             raise ValueError(f"score_scale must be above 0 points, got {self.score_scale}")
         if not (self.use_dynamic or self.use_static or self.use_pose):
-            raise ValueError("use_dynamic, use_static and use_pose are all off: nothing is left to score from")
+            raise ValueError(
+                "use_dynamic, use_static and use_pose are all off: nothing is left to score from"
+            )
         if self.pose_stream and not self.use_pose:
             raise ValueError("pose_stream needs use_pose: without it there are no pose features")
         if self.transitions == "fixed":

@@ -22,7 +22,10 @@ def projection(inputs: int, hidden: int) -> nn.Sequential:
 def feed_forward() -> nn.Sequential:
     """256 -> 1024 -> 256 with GELU, after the norm: the second half of every transformer block here."""
     return nn.Sequential(
-        nn.LayerNorm(WIDTH), nn.Linear(WIDTH, MLP_RATIO * WIDTH), nn.GELU(), nn.Linear(MLP_RATIO * WIDTH, WIDTH)
+        nn.LayerNorm(WIDTH),
+        nn.Linear(WIDTH, MLP_RATIO * WIDTH),
+        nn.GELU(),
+        nn.Linear(MLP_RATIO * WIDTH, WIDTH),
     )
 
 
@@ -95,7 +98,9 @@ class Fusion(nn.Module):
         """
         still = _each(self.static, static)
         visual = _each(self.dynamic, dynamic)
-        parts = [part for part in (still if visual is None else visual, _each(self.pose, pose)) if part is not None]
+        parts = [
+            part for part in (still if visual is None else visual, _each(self.pose, pose)) if part is not None
+        ]
         start = torch.stack(parts).sum(dim=0)
         fused = [
             layer(start[:, slot], None if pose is None else pose[:, slot])
