@@ -22,10 +22,12 @@ class HpMcoreConfig:
         "rny002_gsm", "rny002", "resnet18_gsm", "resnet18", "resnet34_gsm", "resnet50_gsm"
     ] = "rny002_gsm"
     """Static visual encoder, per frame; _gsm = with gated temporal shift."""
+    dynamic_logits: bool = True
+    """I3D keeps its 400-class layer, which nothing uses, as in the released code."""
     use_dynamic: bool = True
-    """Dynamic stream (I3D); without it the fused stream is made of the static features."""
+    """Dynamic stream (I3D); without it the fused stream is made of the static features, or of the poses."""
     use_static: bool = True
-    """Static stream in the regression."""
+    """Static stream in the regression; a segmentation that reads the static features still has them."""
     use_pose: bool = True
     """Hierarchical skeletal encoder and its part in the fusion."""
     pose_stream: bool = False
@@ -37,7 +39,7 @@ class HpMcoreConfig:
     layer_joints: Literal["legacy", "fixed"] = "legacy"
     """Joints averaged per layer in its attention: legacy is off by one joint."""
     segmentation_input: Literal["static", "dynamic", "all"] = "static"
-    """Features that the procedure segmentation reads; all = with the pose features too."""
+    """Features that the procedure segmentation reads; all = those of every stream in use, poses too."""
     transitions: Literal["predicted", "fixed"] = "predicted"
     """fixed = equal parts, no segmentation at all (ablation)."""
     decoding: Literal["halves", "ordered"] = "halves"
@@ -48,10 +50,12 @@ class HpMcoreConfig:
     """Cross-attention layers of the regression."""
     combination: Literal["average", "learned"] = "average"
     """Of fused and static delta: average, or (fused + lambda static) / (1 + lambda) with learned lambda."""
+    antisymmetric: bool = False
+    """Half the difference of both directions, so that swapping query and exemplar negates every delta."""
     action_numbers: int = 60
     """Classes of the action-number head."""
     score_scale: float = 1.0
-    """Points by which score differences are divided in the loss; 1 = raw scores (legacy)."""
+    """Points in one unit of the regression heads and of the score loss; 1 = raw scores (legacy)."""
     segmentation_weight: float = 1.0
     """Of the transition loss."""
     contrastive_weight: float = 10.0
@@ -63,12 +67,49 @@ class HpMcoreConfig:
     dropout: float = 0.5
     """In the segmentation."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes out of range and for switches that contradict each other."""
+        if not 2 <= self.num_procedures <= 6:
+            raise ValueError(f"num_procedures must be 2 to 6, got {self.num_procedures}")
+        if self.steps_per_procedure < 2:
+            raise ValueError(f"steps_per_procedure must be at least 2, got {self.steps_per_procedure}")
+        if self.score_scale <= 0:
+            raise ValueError(f"score_scale must be above 0 points, got {self.score_scale}")
+        if not (self.use_dynamic or self.use_static or self.use_pose):
+            raise ValueError(
+                "use_dynamic, use_static and use_pose are all off: nothing is left to score from"
+            )
+        if self.pose_stream and not self.use_pose:
+            raise ValueError("pose_stream needs use_pose: without it there are no pose features")
+        if self.transitions == "fixed":
+            return
+        if self.decoding == "halves" and self.num_procedures != 3:
+            raise ValueError(
+                f"decoding = halves knows 3 procedures, not {self.num_procedures}; use decoding = ordered"
+            )
+        if self.segmentation_input == "dynamic" and not self.use_dynamic:
+            raise ValueError("segmentation_input = dynamic needs use_dynamic; use static or all")
+
+    @property
+    def static_width(self) -> int:
+        """D of the static features: the width of the network's last layer before its classifier."""
+        return {"rny002": 368, "resnet18": 512, "resnet34": 512, "resnet50": 2048}[
+            self.static_network.removesuffix("_gsm")
+        ]
+
+    @property
+    def reads_static(self) -> bool:
+        """Whether static features are needed at all."""
+        segments = self.transitions == "predicted" and self.segmentation_input == "static"
+        return self.use_static or segments
+
 
 PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
     {
         "legacy": HpMcoreConfig(),
         "paper": HpMcoreConfig(
             static_network="resnet18",
+            dynamic_logits=False,
             hierarchy="levels3",
             layer_joints="fixed",
             segmentation_input="dynamic",
@@ -79,6 +120,7 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
         ),
         "best": replace(
             HpMcoreConfig(),
+            dynamic_logits=False,
             pose_stream=True,
             pose_normalise=True,
             layer_joints="fixed",
@@ -86,6 +128,7 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
             decoding="ordered",
             slices="disjoint",
             combination="learned",
+            antisymmetric=True,
             score_scale=10.0,
             contrastive_weight=1.0,
             number_weight=0.1,
