@@ -124,7 +124,7 @@ class SkeletalEncoder(nn.Module):
             keypoints: (B, T, 16, 2) px, MPII order; a joint with a NaN is missing (see `fill_missing`).
 
         Returns:
-            Features and logits, float32.
+            The features are in the precision of the weights, also under autocast.
 
         Raises:
             ValueError: another shape.
@@ -139,7 +139,7 @@ class SkeletalEncoder(nn.Module):
             filled = centre_and_scale(filled, body_size(keypoints))
         x = self.norm(filled.flatten(2).transpose(1, 2))  # (B, J 2, T)
         x = x.unflatten(1, (-1, 2)).permute(0, 2, 3, 1).contiguous()  # (B, 2, T, J)
-        per_frame = self.blocks(x).float().mean(3).transpose(1, 2)
+        per_frame = self.blocks(x).to(self.number.weight.dtype).mean(3).transpose(1, 2)
         return SkeletalFeatures(per_frame, self.number(per_frame.mean(1)))
 
 

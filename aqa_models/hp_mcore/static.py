@@ -45,15 +45,16 @@ class GatedShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B T, C, h, w) -> the same shape."""
-        folded = x[:, : self.fold].unflatten(0, (-1, self.frames)).transpose(1, 2)  # (B, fold, T, h, w)
-        gates = torch.tanh(self.gate(F.relu(self.norm(folded)))).unsqueeze(2)  # (B, 2, 1, T, h, w)
-        halves = folded.unflatten(1, (2, -1))  # (B, 2, fold / 2, T, h, w)
-        moving = gates * halves
-        from_next = F.pad(moving[:, 0, :, 1:], (0, 0, 0, 0, 0, 1))
-        from_previous = F.pad(moving[:, 1, :, :-1], (0, 0, 0, 0, 1, 0))
-        mixed = halves - moving + torch.stack([from_next, from_previous], dim=1)
-        mixed = mixed.flatten(1, 2).transpose(1, 2).flatten(0, 1)
-        return torch.cat([mixed, x[:, self.fold :]], dim=1)
+        # Channels last is how the network's images lie in memory, so permuting moves nothing.
+        clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, self.frames))  # (B, T, h, w, C)
+        first, second, rest = clips.tensor_split((self.fold // 2, self.fold), dim=-1)
+        active = F.relu(self.norm(clips[..., : self.fold].permute(0, 4, 1, 2, 3)))
+        gates = torch.tanh(self.gate(active)).permute(0, 2, 3, 4, 1)  # (B, T, h, w, 2)
+        forth, back = first * gates[..., :1], second * gates[..., 1:]
+        from_next = F.pad(forth[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+        from_previous = F.pad(back[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+        mixed = torch.cat([first - forth + from_next, second - back + from_previous, rest], dim=-1)
+        return mixed.flatten(0, 1).permute(0, 3, 1, 2)
 
     def before(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         """The same as a hook that runs before a convolution."""
