@@ -18,9 +18,9 @@ from __future__ import annotations
 # Codes of rejected clips: what happened, and what a person can do about it.
 REJECT_CODES: dict[str, str] = {
     "missing": "the file does not exist; check the uri",
-    "not_regular": "the path is a directory, device or pipe; give a video file",
+    "not_regular": "the path is no file; give a video, or a folder of JPEG or PNG pictures and nothing else",
     "empty": "the file has zero bytes; copy or download it again",
-    "not_media": "the content is no video container; check the download",
+    "not_media": "the content is no video container or picture; check the download",
     "playlist": "the file is a playlist naming other files; give the video itself",
     "no_video": "the file holds no decodable video stream",
     "unsupported": "the codec or encryption cannot be decoded here; convert to H.264",

@@ -21,7 +21,7 @@ _STRING, _DOUBLE, _FLOATS = pa.string(), pa.float64(), pa.list_(pa.float32())
 CLIPS = pa.schema(
     [
         _column("clip_id", _STRING, "unique name of the clip; default: from uri and range", required=True),
-        _column("uri", _STRING, "video file or source of the keypoints", required=True),
+        _column("uri", _STRING, "video, folder of pictures, or source of the keypoints", required=True),
         _column("start_s", _DOUBLE, "first second of the scored span, from the start of the file; empty = 0"),
         _column("end_s", _DOUBLE, "end of the scored span in seconds, exclusive; empty = end of the file"),
         _column("dataset", _STRING, "name of the data set the clip belongs to"),
@@ -46,10 +46,14 @@ CLIPS = pa.schema(
 
 # Where the pixels of a row came from, in every table that extraction fills.
 _SOURCE = [
-    _column("source_sha256", _STRING, "sha256 of the source file's bytes"),
-    _column("source_bytes", pa.int64(), "size of the source file; a file of another size is read anew"),
+    _column(
+        "source_sha256",
+        _STRING,
+        "sha256 of the source file's bytes; of a folder, of its pictures' names and bytes",
+    ),
+    _column("source_bytes", pa.int64(), "size of the source; one of another size is read anew"),
     _column("source_mtime_ns", pa.int64(), "its modification time; if it differs, the sha256 decides"),
-    _column("decoder", _STRING, "decord, pyav, or the import adapter"),
+    _column("decoder", _STRING, "decord, pyav, opencv (pictures), or the import adapter"),
     _column(
         "decoder_note", _STRING, "empty = all frames proven; not refereed = packets checked; else why PyAV"
     ),

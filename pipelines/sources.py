@@ -1,4 +1,4 @@
-"""Source files of clips: are they there, of what size and age, and with which content."""
+"""Source files and picture folders of clips: are they there, how large, how old, with which content."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
+from pipelines.errors import ClipError
+from pipelines.stages.picture_folder import look_into
+
 # Threads hide the latency of network file systems; on a local disk one would do.
 THREADS = 8
 _FILES_PER_TASK = 2000
 
 
 def look(uris: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Size and modification time of local regular files; each file is looked at once.
+    """Size and modification time of local files and folders of pictures; each is looked at once.
 
     Args:
         uris: (N,) strings; addresses such as s3://... and nulls count as not there.
@@ -64,15 +67,23 @@ def _stat(uri: str) -> tuple[int, int]:
         found = os.stat(uri)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return -1, 0
+    if stat.S_ISDIR(found.st_mode):
+        try:
+            folder = look_into(uri)
+        except ClipError:
+            return -1, 0
+        return folder.size, folder.mtime_ns
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (-1, 0)
 
 
 def _sha256(uri: str) -> str | None:
-    """None where the file went away, is no regular file or refuses to be read."""
+    """None where the file or folder went away, is no regular one or refuses to be read."""
     if _stat(uri)[0] < 0:
         return None
     try:
+        if os.path.isdir(uri):
+            return look_into(uri).digest()
         with open(uri, "rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ClipError):
         return None

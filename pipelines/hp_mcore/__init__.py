@@ -1,1 +1,1 @@
-"""Training and evaluation of HP-MCoRe on tables of the store."""
+"""HP-MCoRe on tables of the store: training, scoring, evaluation, and predictors that see no video."""

@@ -12,13 +12,14 @@ Run as `python -m pipelines.stages.decode_child MEMORY_MB LOG_FD`. Requests and 
 5. decord decodes ahead of a slow reader without bound. A clip whose frames could fill `DECORD_SHARE` of the
    memory is read by PyAV, strictly and one frame at a time; each frame's own time stamp is its proof.
 
+A folder of pictures (`picture_folder.py`) is read as a video of 25 frames per second, by OpenCV.
+
 Frames are upright with square pixels: the display matrix and the sample aspect ratio are applied once (ratios
 within 2 % of one are encoder rounding and left alone).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
@@ -41,7 +42,10 @@ import numpy as np
 from pipelines.errors import ClipError
 from pipelines.stages.decode import PART_BYTES, read_log
 from pipelines.stages.media_file import open_regular, promised_bytes, sha256_of, sniff
+from pipelines.stages.picture_folder import PictureFolder, look_into
+from pipelines.stages.picture_reader import folder_ruling, read_pictures
 from pipelines.stages.pictures import Fit, crop_matrix, fit_size, scaled
+from pipelines.stages.process_limits import harden, memory_limit
 from pipelines.stages.referee import (
     Referee,
     as_coded,
@@ -200,6 +204,9 @@ def answer(request: dict[str, Any], memory_mb: int, log: int, beat: Beat) -> Ans
     """Do one request: headers and (P, T, h, w, 3) frames, part after part."""
     path = request["uri"]
     max_pixels = min(MAX_PIXELS, memory_mb * 1024 * 1024 // BYTES_PER_PIXEL)
+    if os.path.isdir(path):
+        yield from read_folder(request, look_into(path), max_pixels, log, beat)
+        return
     file, facts = open_regular(path)
     with file:
         for header, frames in read_clip(request, file, facts, max_pixels, log, beat):
@@ -242,15 +249,24 @@ def read_clip(
         yield header | provenance(plan, ruling, digest, "pyav", note), frames
 
 
+def read_folder(
+    request: dict[str, Any], folder: PictureFolder, max_pixels: int, log: int, beat: Beat
+) -> Answer:
+    """The same from a folder of pictures: all are hashed and must be whole, the wanted are decoded."""
+    digest, ruling = folder.digest(beat), folder_ruling(folder, max_pixels, log)
+    plan, done = plan_clip(request, ruling, max_pixels), request["done"]
+    wanted = np.unique(plan.indices[done:])
+    pictures = read_pictures(folder, wanted, ruling.coded_size, max_pixels, log, beat)
+    for header, frames in fill(plan, pictures, done):
+        if look_into(folder.path) != folder:
+            raise ClipError("unreadable", folder.path, "the folder changed while it was read")
+        source = {"source_bytes": folder.size, "source_mtime_ns": folder.mtime_ns}
+        yield header | provenance(plan, ruling, digest, "opencv", "") | source, frames
+
+
 def decord_bytes(ruling: Referee, plan: Plan) -> int:
     """Most that decord may hold: nothing stops it from decoding far ahead of a slow reader (measured)."""
     return int(plan.indices[-1] + 1) * ruling.coded_size[0] * ruling.coded_size[1] * 3
-
-
-def memory_limit() -> float:
-    """Address space of this process, bytes."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return limit if limit > 0 else float("inf")
 
 
 def verify(
@@ -385,23 +401,6 @@ def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) ->
 
 
 # ---------------------------------------------------------------- the process
-
-
-def harden(memory_mb: int) -> bool:
-    """Limit this process; returns whether it has no network any more. Call before threads exist."""
-    limit = memory_mb * 1024 * 1024
-    if sys.platform == "linux":  # elsewhere the address space is shared with the system
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(what, (0, 0))
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    new_user, new_network = 0x10000000, 0x40000000  # CLONE_NEWUSER, CLONE_NEWNET
-    # Root keeps its right to read every file only in its own user namespace.
-    flags = new_network if os.geteuid() == 0 else new_user | new_network
-    return libc.unshare(flags) == 0
 
 
 def read_requests(requests: queue.SimpleQueue[bytes]) -> None:
