@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aqa_models.metrics import spearman_rho
 from pipelines.errors import ClusterError, ConfigError, DataError, StorageError
 from pipelines.formats.safe_pickle import read_pickle
 from pipelines.rendered import dives as diving
@@ -299,13 +300,11 @@ def _write_tables(out: Path, chosen: list[AnnotatedDive], known: list[AnnotatedD
 def _report(
     out: Path, chosen: list[AnnotatedDive], known: list[AnnotatedDive], execution: list[float]
 ) -> dict:
-    from scipy.stats import spearmanr
-
     splits = Counter(dive.split for dive in chosen)
     training = Counter(dive.action_type for dive in chosen if dive.split == "train")
     tested = [dive.action_type for dive in chosen if dive.split == "test"]
     true = np.array([3 * dive.difficulty for dive in chosen]) * execution
-    rho, _ = spearmanr(true, [dive.score for dive in chosen])
+    rho = spearman_rho(true, np.array([dive.score for dive in chosen]))
     off = np.abs(np.array(execution) - [dive.execution for dive in chosen])
     return {
         "clips": str(out / "clips.csv"),
@@ -317,5 +316,5 @@ def _report(
         "test_dives_with_few_exemplars": sum(training[number] < FEW for number in tested),
         "synchronised_as_one_diver": sum(len(dive.judge_scores) == 5 for dive in chosen),
         "worse_than_all_faults": int((off > 0.05).sum()),
-        "spearman_of_a_judge_who_knows_all_faults": round(float(rho), 4),
+        "spearman_of_a_judge_who_knows_all_faults": round(rho, 4),
     }
