@@ -123,6 +123,8 @@ def import_(
     splits: Path | None = None,
     width: int = 0,
     height: int = 0,
+    videos: Path | None = None,
+    steps_from: Path | None = None,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -132,7 +134,8 @@ def import_(
     Parameters
     ----------
     kind
-        manifest, kimore, keypoints, coco, mmpose, pyskl, finediving-pose, openpose or trc.
+        manifest, kimore, fine_diving, mtl_aqa, keypoints, coco, mmpose, pyskl, finediving-pose, openpose
+        or trc.
     source
         File or folder of the data set.
     samples
@@ -153,6 +156,10 @@ def import_(
         Width of the upright frame in px, where the file does not say it.
     height
         Its height.
+    videos
+        Folder of COMPETITION/NUMBER.mp4 or COMPETITION/NUMBER/*.jpg (fine_diving and mtl_aqa only).
+    steps_from
+        FineDiving's folder, whose steps the same dives of mtl_aqa take over.
     """
     from pipelines import data
 
@@ -168,6 +175,8 @@ def import_(
         splits=splits,
         width=width,
         height=height,
+        videos=videos,
+        steps_from=steps_from,
     )
     report["store"] = data.put(store, kind, clips, poses)
     return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
@@ -208,6 +217,26 @@ def render_twin(
     return twin.render_twin(
         annotations, out, dataset=dataset, n=n, seed=seed, workers=workers, say=logger.info
     )
+
+
+@data_app.command
+def leaks(first: Path, second: Path, *, call: _Call) -> Any:
+    """Dives that are in the test split of one data set and in the training split of the other.
+
+    Example: aqa data leaks finediving-store mtl-store
+
+    Parameters
+    ----------
+    first
+        Clips table or folder of a store, of FineDiving or MTL-AQA.
+    second
+        The other one.
+    """
+    from pipelines import data
+    from pipelines.datasets import dive_leaks
+
+    report = dive_leaks.leaks(data.clips_of(first), data.clips_of(second))
+    return Result(report, text="\n".join(dive_leaks.leak_lines(report, str(first), str(second))))
 
 
 @data_app.command

@@ -10,7 +10,7 @@ import os
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.datasets import KINDS
 from pipelines.datasets.problems import first_names
@@ -109,20 +109,24 @@ def import_(
     splits: Path | None = None,
     width: int = 0,
     height: int = 0,
+    videos: Path | None = None,
+    steps_from: Path | None = None,
 ) -> tuple[pa.Table, pa.Table | None, dict]:
     """Read a data set from a user's disk.
 
     Args:
         kind: a key of `pipelines.datasets.KINDS` or of `pipelines.formats.FORMATS`.
-        source: manifest file; KIMORE's folder; the npz of keypoints (or the folder that holds it); or what
-            another program wrote.
+        source: manifest file; folder of KIMORE, FineDiving or MTL-AQA; the npz of keypoints (or the folder
+            that holds it); or what another program wrote.
         samples, tracking: csv of the clips and npz of tracking states (keypoints only); found in the folder
             of `source` if not given: *samples*.csv, *tracking*.npz.
         skeleton, unit, rate_hz: what the keypoints are (all required for keypoints; skeleton and rate_hz for
-            formats whose file does not say it).
+            formats whose file does not say it). Of annotated dives rate_hz is that of the frames, default 25.
         split_index: repeat of the splits file that fills the column `split`; None = leave it.
         splits: csv of subject splits; default subject_splits.csv in the folder of `source`.
         width, height: size of the upright frame in px (formats only, where the file does not say it).
+        videos: folder of the dives' videos or pictures (fine_diving and mtl_aqa only).
+        steps_from: FineDiving's folder, for the transitions of mtl_aqa.
 
     Returns:
         Clips, poses (None where the source holds no keypoints), and a report.
@@ -132,38 +136,52 @@ def import_(
         DataError, SecurityError, StorageError: as the adapters.
     """
     source = Path(source)
-    _check_options(
-        kind, samples=samples, tracking=tracking, skeleton=skeleton, unit=unit, rate_hz=rate_hz, width=width,
-        height=height,
-    )  # fmt: skip
-    poses = None
+    given = {
+        "samples": samples, "tracking": tracking, "skeleton": skeleton, "unit": unit, "rate_hz": rate_hz,
+        "width": width, "height": height, "videos": videos, "steps_from": steps_from,
+    }  # fmt: skip
+    _check_options(kind, given)
+    clips, poses, report = _read(kind, source, given)
+    clips, warnings = _with_splits(clips, source, split_index, splits)
+    report["warnings"] += warnings
+    report["stats"] = stats(clips, poses)
+    return clips, poses, report
+
+
+def _read(kind: str, source: Path, given: dict[str, Any]) -> tuple[pa.Table, pa.Table | None, dict]:
+    """Call the adapter; `given` holds the options of `import_`."""
     if kind == "manifest":
         from pipelines.datasets.manifest import read_manifest
 
         clips = read_manifest(source)
         report = {"kind": kind, "source": str(source.absolute()), "warnings": clip_warnings(clips)}
-    elif kind == "kimore":
-        clips, poses, report = _import_kimore(source)
-    elif kind == "keypoints":
+        return clips, None, report
+    if kind == "kimore":
+        return _import_kimore(source)
+    if kind == "fine_diving":
+        from pipelines.datasets.fine_diving import read_fine_diving
+
+        clips, report = read_fine_diving(source, given["videos"], given["rate_hz"] or 25.0)
+        return clips, None, report
+    if kind == "mtl_aqa":
+        from pipelines.datasets.mtl_aqa import read_mtl_aqa
+
+        clips, report = read_mtl_aqa(source, given["videos"], given["rate_hz"] or 25.0, given["steps_from"])
+        return clips, None, report
+    if kind == "keypoints":
         from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
 
-        positions, samples, tracking = array_files(source, samples, tracking)
-        clips, poses, report = read_keypoints(
-            ArraySource(positions, samples, skeleton, unit, rate_hz, tracking)
-        )
-    elif kind in FORMATS:
+        positions, samples, tracking = array_files(source, given["samples"], given["tracking"])
+        skeleton, unit, rate_hz = given["skeleton"], given["unit"], given["rate_hz"]
+        return read_keypoints(ArraySource(positions, samples, skeleton, unit, rate_hz, tracking))
+    if kind in FORMATS:
         from pipelines.formats.import_poses import import_poses
 
-        clips, poses, report = import_poses(
-            kind, source, skeleton=skeleton, rate_hz=rate_hz, width=width, height=height
-        )
+        options = {name: given[name] for name in ("skeleton", "rate_hz", "width", "height")}
+        clips, poses, report = import_poses(kind, source, **options)
         report["warnings"] += clip_warnings(clips)
-    else:
-        raise _unknown_kind(kind)
-    clips, warnings = _with_splits(clips, source, split_index, splits)
-    report["warnings"] += warnings
-    report["stats"] = stats(clips, poses)
-    return clips, poses, report
+        return clips, poses, report
+    raise _unknown_kind(kind)
 
 
 def _unknown_kind(kind: str) -> ConfigError:
@@ -173,14 +191,20 @@ def _unknown_kind(kind: str) -> ConfigError:
     return ConfigError(kind, "unknown kind of data", remedy)
 
 
-def _check_options(kind: str, **given: object) -> None:
+def _check_options(kind: str, given: dict[str, Any]) -> None:
     """Refuse options that say what the data hold where the data say it themselves."""
-    fit = {"keypoints": {"samples", "tracking", "skeleton", "unit", "rate_hz"}}.get(kind, set())
+    fit = {
+        "keypoints": {"samples", "tracking", "skeleton", "unit", "rate_hz"},
+        "fine_diving": {"videos", "rate_hz"},
+        "mtl_aqa": {"videos", "rate_hz", "steps_from"},
+    }.get(kind, set())
     fit = {"skeleton", "rate_hz", "width", "height"} if kind in FORMATS else fit
     wrong = [name for name, value in given.items() if value and name not in fit]
     if wrong:
         remedy = f"leave out {', '.join(wrong)}, or import as kind keypoints"
         raise ConfigError(kind, "this kind of data says itself what it holds", remedy)
+    if not 0 <= given["rate_hz"] < 1e6:
+        raise ConfigError("rate_hz", f"is {given['rate_hz']}", "give frames per second above 0")
 
 
 def _with_splits(
@@ -304,6 +328,11 @@ def _range(values: Sequence[float]) -> dict | None:
 def report_lines(report: dict) -> list[str]:
     """A report of `validate`, `import_` or `stats` as lines of text."""
     lines = []
+    if "dives" in report:
+        steps = ", ".join(f"{count} in {dives:,}" for count, dives in report["steps"].items())
+        frames = report["frames"]
+        lines.append(f"{report['dives']:,} dives, steps per dive: {steps or 'not annotated'}")
+        lines.append(f"frames per dive: {frames['mean']:.3f} on average, {frames['below_96']:,} below 96")
     if "recordings" in report:
         subjects, frames = report["subjects"], report["frames"]
         lines.append(f"{report['recordings']:,} recordings of {subjects:,} subjects, {frames:,} frames")
@@ -362,12 +391,21 @@ def _span(span: dict) -> str:
 def put(store: Path, kind: str, clips: pa.Table, poses: pa.Table | None) -> dict:
     """Write what `import_` read into a store; doing it again changes nothing.
 
+    Clips of which the source says nothing (files that hold poses alone) do not replace what the store knows.
+
     Returns:
         The pose table's key (empty if there are no poses) and counts of what is new or changed.
+
+    Raises:
+        ConfigError: the store holds dives of the same names from another data set.
     """
     from pipelines.store import open_store, spec_key
 
     opened = open_store(store, create=True)
+    known = opened.clips.read(columns=["clip_id", "dataset"])
+    _check_same_data_set(store, clips, known)
+    if kind in FORMATS:
+        clips = _without_bare(clips, set(known["clip_id"].to_pylist()))
     new, changed = opened.put_clips(clips)
     report = {"store": str(store), "new_clips": new, "changed_clips": changed, "poses": "", "new_poses": 0}
     if poses is None:
@@ -383,6 +421,26 @@ def put(store: Path, kind: str, clips: pa.Table, poses: pa.Table | None) -> dict
             writer.remove(set(rows.column("clip_id").to_pylist()))
             writer.commit([table.write_file(rows)])
     return report | {"poses": spec_key(spec), "new_poses": len(fresh)}
+
+
+def _check_same_data_set(store: Path, clips: pa.Table, known: pa.Table) -> None:
+    """FineDiving and MTL-AQA name the same dives alike but split them otherwise: one store each."""
+    dives = {"fine_diving", "mtl_aqa"}
+    of_clip = dict(zip(known["clip_id"].to_pylist(), known["dataset"].to_pylist(), strict=True))
+    for clip_id, dataset in zip(clips["clip_id"].to_pylist(), clips["dataset"].to_pylist(), strict=True):
+        if {dataset, of_clip.get(clip_id)} == dives:
+            cause = f"clip {clip_id} of {dataset} is in the store as one of {of_clip[clip_id]}"
+            raise ConfigError(store, cause, "import each of the two data sets into a store of its own")
+
+
+def _without_bare(clips: pa.Table, known: set[str]) -> pa.Table:
+    """Without known clips that have nothing but name, uri and data set."""
+    facts = [name for name in clips.column_names if name not in ("clip_id", "uri", "dataset")]
+    keep = [
+        row["clip_id"] not in known or any(row[name] is not None for name in facts)
+        for row in clips.to_pylist()
+    ]
+    return clips.filter(keep)
 
 
 def _rows_by_clip(poses: pa.Table) -> dict[str, list[str]]:

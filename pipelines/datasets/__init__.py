@@ -9,5 +9,7 @@ from __future__ import annotations
 KINDS: dict[str, str] = {
     "manifest": "a CSV or Parquet table of clips; only the column uri is required",
     "kimore": "KIMORE: the official folders (CG, GPP), or a folder of arrays (*positions*.npz) and csv",
+    "fine_diving": "FineDiving: the folder of its annotation pickles, read without running them",
+    "mtl_aqa": "MTL-AQA: the folder of its annotation pickles; steps from FineDiving's folder",
     "keypoints": "your own keypoints: an npz of (T, J, C) arrays by clip name and a csv of clips",
 }

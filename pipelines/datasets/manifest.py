@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
+import json
 import math
 import os
 import posixpath
@@ -183,6 +185,20 @@ def _check_row(row: dict, where: str, problems: Problems) -> None:
         expected = f"times within the clip ({low:g} to {high:g} s)"
         remedy = "count from the start of the file, not of the clip"
         problems.add(where, expected, remedy, column="transitions_s", value=transitions)
+    procedures = row["procedures"]
+    if (
+        procedures is not None
+        and len(procedures) != len(transitions) + 1
+        and row["transitions_s"] is not None
+    ):
+        expected, remedy = (
+            f"{len(transitions) + 1} names for {len(transitions)} transitions",
+            "name every step",
+        )
+        problems.add(where, expected, remedy, column="procedures", value=procedures)
+    if row["splash"] is not None and row["splash"] < 0:
+        expected, remedy = "a splash of 0 or more", "correct the cell, or leave it empty if not known"
+        problems.add(where, expected, remedy, column="splash", value=row["splash"])
     split = row["split"]
     if split is not None and split not in SPLITS:
         problems.add(where, "train, val or test", "correct or empty the cell", column="split", value=split)
@@ -225,7 +241,7 @@ def _stem(uri: str) -> str:
 
 def _parser(kind: pa.DataType):
     if pa.types.is_list(kind):
-        return _parse_numbers
+        return _parse_texts if pa.types.is_string(kind.value_type) else _parse_numbers
     return _parse_number if pa.types.is_floating(kind) else _parse_text
 
 
@@ -261,6 +277,18 @@ def _parse_numbers(cell: object) -> list[float]:
             "a list such as [7.5, 8, 8.5] or 7.5 8 8.5", "separate the numbers with spaces, not commas"
         )
     return [_parse_number("" if item is None else item) for item in items]
+
+
+def _parse_texts(cell: object) -> list[str]:
+    items = cell
+    if isinstance(cell, str) and cell.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):  # else it stays text and is refused below
+            items = json.loads(cell)
+    elif isinstance(cell, str):
+        items = [item.strip() for item in cell.split(";")]
+    if not isinstance(items, list) or not all(isinstance(item, str) and item.strip() for item in items):
+        raise _BadCell("names such as Forward; 1.5 Soms.Pike; Entry", "separate the names with semicolons")
+    return [_parse_text(item) for item in items]
 
 
 def _is_parquet(path: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -24,17 +23,16 @@ from pathlib import Path
 import numpy as np
 
 from aqa_models.metrics import spearman_rho
+from pipelines.datasets.fine_diving import read_fine_diving
 from pipelines.errors import ClusterError, ConfigError, DataError, StorageError
-from pipelines.formats.safe_pickle import read_pickle
 from pipelines.rendered import dives as diving
 from pipelines.rendered.annotated import AnnotatedDive, film_annotated
 from pipelines.rendered.dataset import joint_columns, write_clips, write_truth
-from pipelines.rendered.film import write_mp4
+from pipelines.rendered.film import FPS, write_mp4
 
 DATASETS = ("fine_diving",)
 FEW = 10
 """Exemplars that evaluation by exemplars takes of a dive's own number."""
-_FOLDER_NAME = re.compile(r"\w[\w.-]{0,199}")
 _VERSION = 1
 
 
@@ -69,7 +67,7 @@ def render_twin(annotations: Path, out: Path, *, dataset: str = "fine_diving", n
         raise ConfigError(f"dataset {dataset!r}", cause, f"choose one of: {', '.join(DATASETS)}")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}", "at least one process must render", "give 1 or more")
-    known = read_fine_diving(annotations)
+    known = annotated_dives(annotations)
     chosen = choose(known, n, seed)
     _claim(out, {"twin_of": dataset, "seed": seed, "version": _VERSION, "annotations": _digest(known)})
     missing = [dive for dive in chosen if not _done(out, dive)]
@@ -84,52 +82,45 @@ def render_twin(annotations: Path, out: Path, *, dataset: str = "fine_diving", n
     return _write_tables(out, chosen, known, dataset) | {"rendered": len(missing)}
 
 
-def read_fine_diving(folder: Path) -> list[AnnotatedDive]:
-    """The dives of FineDiving's published pickles, in the order of the split files.
+def annotated_dives(annotations: Path) -> list[AnnotatedDive]:
+    """The dives of FineDiving that a body can perform: with a split and named steps.
 
     Raises:
-        DataError: a file is absent or holds something else.
+        DataError: a file is absent or wrong, or a dive cannot be performed.
         SecurityError: a pickle that asks for more than plain values and arrays.
     """
-    names = {
-        "aqa": "fine-grained_annotation_aqa.pkl", "coarse": "FineDiving_coarse_annotation.pkl",
-        "steps": "Sub_action_Types_Table.pkl", "train": "train_split.pkl", "test": "test_split.pkl",
-    }  # fmt: skip
-    absent = [name for name in names.values() if not (Path(folder) / name).is_file()]
-    if absent:
-        cause = f"the folder holds no {', '.join(absent)}"
-        raise DataError(folder, cause, "give the folder of the published annotations of FineDiving")
-    read = {short: read_pickle(Path(folder) / name) for short, name in names.items()}
+    clips, _ = read_fine_diving(annotations)
     dives = []
-    for split in ("train", "test"):
-        for key in read[split]:
-            try:
-                dives.append(_dive(key, read["aqa"][key], read["coarse"][key], read["steps"], split))
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                cause = f"dive {key} is not annotated as published ({type(error).__name__}: {error})"
-                raise DataError(folder, cause, "give files of one release, unchanged") from None
+    for clip in clips.to_pylist():
+        steps = clip["procedures"]
+        if steps is None:
+            cause = "the sub-actions have no names"
+            raise DataError(annotations, cause, "add the table of sub-actions, Sub_action_Types_Table.pkl")
+        try:
+            diving.DiveNumber.parse(clip["action_type"])
+        except ValueError as error:
+            raise DataError(f"dive {clip['clip_id']}", str(error), "correct the annotation") from None
+        if len(steps) < 3 or not clip["difficulty"]:
+            cause = "a performance needs take-off, flight and entry, and a difficulty above 0"
+            raise DataError(f"dive {clip['clip_id']}", cause, "correct the annotation")
+        if clip["split"] is not None:
+            dives.append(_dive(clip))
     return dives
 
 
-def _dive(key: tuple, record: list, coarse: dict, names: dict, split: str) -> AnnotatedDive:
-    action_type, score, difficulty, _, labels = record
-    changes = np.flatnonzero(np.diff(labels)) + 1
-    if not _FOLDER_NAME.fullmatch(key[0]):
-        raise ValueError("the competition is no name of a folder")
-    if len(changes) < 2 or difficulty <= 0:
-        raise ValueError("take-off, flight and entry, and a difficulty above 0 are needed")
-    diving.DiveNumber.parse(action_type)
+def _dive(clip: dict) -> AnnotatedDive:
+    competition, _, index = clip["uri"].rpartition("/")
     return AnnotatedDive(
-        competition=key[0],
-        index=int(key[1]),
-        action_type=action_type.lower(),
-        score=float(score),
-        difficulty=float(difficulty),
-        judge_scores=tuple(float(award) for award in coarse["judge_scores"]),
-        procedures=tuple(names[label] for label in labels[[0, *changes]].tolist()),
-        transitions=tuple(changes.tolist()),
-        num_frames=len(labels),
-        split=split,
+        competition=competition,
+        index=int(index),
+        action_type=clip["action_type"],
+        score=clip["score"],
+        difficulty=clip["difficulty"],
+        judge_scores=tuple(clip["judge_scores"] or ()),
+        procedures=tuple(clip["procedures"]),
+        transitions=tuple(round(second * FPS) for second in clip["transitions_s"]),
+        num_frames=round(clip["end_s"] * FPS),
+        split=clip["split"],
     )
 
 
@@ -281,9 +272,9 @@ def _write_tables(out: Path, chosen: list[AnnotatedDive], known: list[AnnotatedD
             {
                 "clip_id": dive.clip_id, "uri": dive.uri, "dataset": f"{dataset}_twin",
                 "action_type": dive.action_type, "score": dive.score, "difficulty": dive.difficulty,
-                "judge_scores": json.dumps(dive.judge_scores), "split": dive.split,
+                "judge_scores": json.dumps(dive.judge_scores) if dive.judge_scores else "",
                 "transitions_s": json.dumps(dive.transitions_s), "procedures": json.dumps(dive.procedures),
-                "splash": round(facts["splash"], 6),
+                "splash": round(facts["splash"], 6), "split": dive.split,
             }
         )  # fmt: skip
         truths.append(

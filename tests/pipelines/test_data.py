@@ -147,7 +147,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"kimroe: unknown kind of data\. Did you mean 'kimore'"):
         import_("kimroe", tmp_path)
     with pytest.raises(
-        ConfigError, match=r"unknown kind of data\. Choose one of: manifest, kimore, keypoints"
+        ConfigError, match=r"unknown kind of data\. Choose one of: manifest, kimore, fine_diving"
     ):
         import_("xyz", tmp_path)
     with pytest.raises(ConfigError, match="this kind of data says itself what it holds"):

@@ -22,7 +22,8 @@ from pipelines.schema import CLIPS
 FULL = {
     "clip_id": "d1", "uri": "v/a.mp4", "start_s": 1.5, "end_s": 4.0, "dataset": "mine", "action_type": "407c",
     "score": 86.4, "difficulty": 3.4, "judge_scores": [8.5, 9.0], "subject_id": "s1", "group": "adult",
-    "transitions_s": [2.0, 3.25], "split": "train", "box_x1_px": 10.0, "box_y1_px": 20.0, "box_x2_px": 110.0,
+    "transitions_s": [2.0, 3.25], "procedures": ["Forward", "1.5 Soms.Pike", "Entry"], "splash": 0.25,
+    "split": "train", "box_x1_px": 10.0, "box_y1_px": 20.0, "box_x2_px": 110.0,
     "box_y2_px": 220.0,
 }  # fmt: skip
 BOX = "uri,box_x1_px,box_y1_px,box_x2_px,box_y2_px"
@@ -104,6 +105,13 @@ def test_lists_of_numbers(tmp_path: Path, cell: str):
     assert table["judge_scores"].to_pylist() == [[7.5, 8.0, 8.5]]
 
 
+@pytest.mark.parametrize("cell", ["Forward;1.5 Soms.Pike ; Entry", '["Forward", "1.5 Soms.Pike", "Entry"]'])
+def test_lists_of_names(tmp_path: Path, cell: str):
+    quoted = cell.replace('"', '""')
+    table = read_manifest(write(tmp_path, f'uri,procedures\na.mp4,"{quoted}"\n'))
+    assert table["procedures"].to_pylist() == [["Forward", "1.5 Soms.Pike", "Entry"]]
+
+
 def test_the_same_name_in_two_unicode_forms_is_one_name(tmp_path: Path):
     text = "uri,clip_id\na.mp4,Jos\u00e9\nb.mp4,Jose\u0301\n"
     with pytest.raises(DataError, match=r"line 3, column clip_id: .*used once, but line 2 has it too"):
@@ -135,6 +143,15 @@ def test_the_same_name_in_two_unicode_forms_is_one_name(tmp_path: Path):
         ("uri,transitions_s", "a.mp4,1 1", "expected times that increase; sort or correct the times"),
         ("uri,start_s,transitions_s", "a.mp4,5,1 6", r"times within the clip \(5 to inf s\); count from"),
         ("uri,end_s,transitions_s", "a.mp4,5,1 6", r"expected times within the clip \(0 to 5 s\)"),
+        ("uri,procedures", "a.mp4,Forward;;Entry", "found 'Forward;;Entry', expected names such as Forward"),
+        ("uri,procedures", 'a.mp4,"[1, 2]"', "names such as Forward; 1.5 Soms.Pike; Entry; separate"),
+        ("uri,procedures", 'a.mp4,"[""a"""', "expected names such as Forward"),
+        (
+            "uri,transitions_s,procedures",
+            "a.mp4,1 2,Forward;Entry",
+            r"found \['Forward', 'Entry'\], expected 3 names for 2 transitions; name every step",
+        ),
+        ("uri,splash", "a.mp4,-0.5", "column splash: found -0.5, expected a splash of 0 or more; correct"),
         ("uri,judge_scores", 'a.mp4,"7,8"', "column judge_scores: found '7,8', expected a list such as"),
         ("uri,judge_scores", 'a.mp4,"[7,[8]]"', "column judge_scores: found .*expected a number such as"),
         ("uri,judge_scores", 'a.mp4,"[7,,8]"', "column judge_scores: found '.7,,8.', expected a number"),

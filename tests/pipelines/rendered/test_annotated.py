@@ -13,11 +13,15 @@ from pipelines.rendered.body import pose_body
 from pipelines.rendered.dives import FAULT_COST, DiveNumber
 
 PLAIN = AnnotatedDive(
-    "Final_10m", 3, "107b", 81.0, 3.0, (9.0, 9.0, 9.0), ("Forward", "3.5 Soms.Pike", "Entry"), (20, 58), 80, "train"
+    "Final_10m", 3, "107b", 81.0, 3.0, (9.0, 9.0, 9.0), ("Forward", "3.5 Soms.Pike", "Entry"), (20, 58), 80,
+    "train",
 )  # fmt: skip
 TWISTING = replace(
-    PLAIN, action_type="5253b", procedures=("Back", "1.5 Twists", "1.5 Soms.Pike", "Entry"), transitions=(10, 30, 50)
-)  # fmt: skip
+    PLAIN,
+    action_type="5253b",
+    procedures=("Back", "1.5 Twists", "1.5 Soms.Pike", "Entry"),
+    transitions=(10, 30, 50),
+)
 FIVE_STEPS = replace(
     PLAIN,
     action_type="5154b",
@@ -85,8 +89,10 @@ def test_free_dives_fold_as_the_steps_say_and_impossible_steps_are_ignored():
     tuck = replace(free, procedures=("Arm.Back", "1.5 Twists", "2 Soms.Tuck", "Entry"))
     assert choreography(DiveNumber.parse("6243D"), tuck).position == "C"
     twice = replace(
-        FIVE_STEPS, action_type="401b", procedures=("Inward", "0.5 Som.Pike", "Entry", "0.5 Som.Pike", "Entry")
-    )  # fmt: skip
+        FIVE_STEPS,
+        action_type="401b",
+        procedures=("Inward", "0.5 Som.Pike", "Entry", "0.5 Som.Pike", "Entry"),
+    )
     (fold,) = choreography(DiveNumber.parse("401B"), twice).folds
     assert fold.late > 0
     missing = choreography(DiveNumber.parse("5154B"), replace(PLAIN, action_type="5154b"))

@@ -7,7 +7,6 @@ import hashlib
 import json
 import pickle
 from collections import Counter
-from dataclasses import replace
 
 import av
 import numpy as np
@@ -16,10 +15,10 @@ import pytest
 
 from pipelines import cli
 from pipelines.datasets.manifest import read_manifest
-from pipelines.errors import AqaError, ClusterError, ConfigError, DataError, StorageError
+from pipelines.errors import ClusterError, ConfigError, DataError, StorageError
 from pipelines.rendered import dives, twin
 from pipelines.rendered.annotated import AnnotatedDive
-from pipelines.rendered.twin import choose, read_fine_diving, render_twin
+from pipelines.rendered.twin import annotated_dives, choose, render_twin
 
 NAMES = {1: "Forward", 2: "Back", 17: "3.5 Soms.Pike", 31: "1.5 Twists", 15: "2.5 Soms.Pike", 36: "Entry"}
 STEPS = {"107b": (1, 17, 36), "5253b": (2, 31, 15, 36), "205b": (2, 15, 36)}
@@ -47,15 +46,15 @@ def write_annotations(folder, *, each: int = 8):
 
 
 @pytest.fixture(scope="module")
-def annotations(tmp_path_factory):
+def published(tmp_path_factory):
     return write_annotations(tmp_path_factory.mktemp("annotations"))
 
 
 @pytest.fixture(scope="module")
-def rendered(annotations, tmp_path_factory):
+def rendered(published, tmp_path_factory):
     out = tmp_path_factory.mktemp("twin")
     said: list[str] = []
-    report = render_twin(annotations, out, n=20, seed=3, workers=1, say=said.append)
+    report = render_twin(published, out, n=20, seed=3, workers=1, say=said.append)
     with (out / "clips.csv").open(encoding="utf-8") as file:
         return out, report, list(csv.DictReader(file)), said
 
@@ -105,7 +104,7 @@ def test_the_clips_table_can_be_extracted_and_the_truth_agrees_with_it(rendered)
         assert row["severity"] == pytest.approx(1 - execution / 10, abs=0.005)
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(rendered, annotations, tmp_path):
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(rendered, published, tmp_path):
     out, *_ = rendered
     again, done = tmp_path / "again", 7
 
@@ -117,22 +116,22 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(rendered, annot
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(twin, "_render_one", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            render_twin(annotations, again, n=20, seed=3, workers=1, say=lambda text: None)
+            render_twin(published, again, n=20, seed=3, workers=1, say=lambda text: None)
     assert not (again / "clips.csv").exists()
     first = next(again.rglob("*.mp4"))
     written = first.stat().st_mtime_ns
     (again / first.relative_to(again)).with_name(".0.part.mp4").write_bytes(b"cut off")  # as a kill leaves it
     said: list[str] = []
-    report = render_twin(annotations, again, n=20, seed=3, workers=1, say=said.append)
+    report = render_twin(published, again, n=20, seed=3, workers=1, say=said.append)
     assert said[0] == f"{done} of 20 dives are there, {20 - done} to render"
     assert report["rendered"] == 20 - done
     assert first.stat().st_mtime_ns == written
     assert {k: v for k, v in digests(again).items() if ".part." not in k} == digests(out)
 
 
-def test_processes_and_larger_subsets_give_a_dive_the_same_bytes(rendered, annotations, tmp_path):
+def test_processes_and_larger_subsets_give_a_dive_the_same_bytes(rendered, published, tmp_path):
     out, _, clips, _ = rendered
-    render_twin(annotations, tmp_path, n=24, seed=3, workers=2, say=lambda text: None)
+    render_twin(published, tmp_path, n=24, seed=3, workers=2, say=lambda text: None)
     assert len(list(tmp_path.rglob("*.mp4"))) == 24
     for clip in clips:
         assert (tmp_path / clip["uri"]).read_bytes() == (out / clip["uri"]).read_bytes()
@@ -167,7 +166,7 @@ def test_the_subset_keeps_split_and_proportions_and_an_exemplar_for_every_tested
 
 @pytest.mark.data
 def test_the_published_annotations_give_the_known_counts(test_data):
-    known = read_fine_diving(test_data / "finediving")
+    known = annotated_dives(test_data / "finediving")
     assert Counter(dive.split for dive in known) == {"train": 2251, "test": 749}
     assert Counter(len(dive.procedures) for dive in known) == {3: 2205, 4: 537, 5: 258}
     assert np.mean([dive.num_frames for dive in known]) == pytest.approx(104.085, abs=1e-3)
@@ -183,50 +182,83 @@ def test_a_judge_who_knows_the_faults_ranks_as_the_real_ones(test_data):
     from aqa_models.metrics import spearman_rho
     from pipelines.rendered.annotated import faults_for, random_of
 
-    chosen = choose(read_fine_diving(test_data / "finediving"), 600, seed=0)
+    chosen = choose(annotated_dives(test_data / "finediving"), 600, seed=0)
     execution = [dives.execution(faults_for(random_of(0, d.clip_id), d.execution)) for d in chosen]
     true = np.array([3 * dive.difficulty for dive in chosen]) * execution
     assert spearman_rho(true, np.array([dive.score for dive in chosen])) > 0.99
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "text"),
+    ("change", "text"),
     [
-        ({"dataset": "mtl_aqa"}, ConfigError, "dataset 'mtl_aqa': no twin of this data set can be rendered. Choose one of: fine_diving."),
-        ({"n": 25}, ConfigError, "n 25: a twin has 20 to 24 dives, as many as are annotated. Give a number from 20 to 24."),
-        ({"n": 3}, ConfigError, "n 3: a twin has 20 to 24 dives"),
-        ({"workers": 0}, ConfigError, "workers 0: at least one process must render. Give 1 or more."),
+        (
+            {"dataset": "mtl_aqa"},
+            "dataset 'mtl_aqa': no twin of this data set can be rendered. Choose one of: fine_diving.",
+        ),
+        (
+            {"n": 25},
+            "n 25: a twin has 20 to 24 dives, as many as are annotated. Give a number from 20 to 24.",
+        ),
+        ({"n": 3}, "n 3: a twin has 20 to 24 dives"),
+        ({"workers": 0}, "workers 0: at least one process must render. Give 1 or more."),
     ],
-)  # fmt: skip
-def test_wrong_options_are_refused_and_nothing_is_written(change, error, text, annotations, tmp_path):
-    with pytest.raises(error) as caught:
-        render_twin(annotations, tmp_path / "out", **({"n": 20} | change))
+)
+def test_wrong_options_are_refused_and_nothing_is_written(change, text, published, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        render_twin(published, tmp_path / "out", **({"n": 20} | change))
     assert text in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_without_annotations_is_refused(annotations, tmp_path):
-    with pytest.raises(DataError, match="the folder holds no fine-grained_annotation_aqa.pkl"):
+def test_a_folder_without_annotations_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"the folder holds no fine-grained_annotation_aqa.pkl"):
         render_twin(tmp_path, tmp_path / "out", n=20)
 
 
-def test_a_folder_of_another_twin_or_a_damaged_note_is_refused(rendered, annotations):
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({0: "107Q"}, "dive Final_10m_r0_0: dive number '107q': expected three or four digits and a letter"),
+        ({2: 0.0}, "dive Final_10m_r0_0: a performance needs take-off, flight and entry, and a difficulty"),
+        (
+            {4: np.array([1, 1, 36, 36])},
+            "dive Final_10m_r0_0: a performance needs take-off, flight and entry",
+        ),
+        (None, "the sub-actions have no names. Add the table of sub-actions, Sub_action_Types_Table.pkl."),
+    ],
+)
+def test_dives_that_nobody_can_perform_are_refused(change, text, tmp_path):
+    folder = write_annotations(tmp_path / "annotations")
+    if change is None:
+        (folder / "Sub_action_Types_Table.pkl").unlink()
+    else:
+        path = folder / "fine-grained_annotation_aqa.pkl"
+        records = pickle.loads(path.read_bytes())  # written above
+        for place, value in change.items():
+            records["Final_10m_r0", 0][place] = value
+        path.write_bytes(pickle.dumps(records, protocol=3))
+    with pytest.raises(DataError) as caught:
+        annotated_dives(folder)
+    assert text in str(caught.value)
+
+
+def test_a_folder_of_another_twin_or_a_damaged_note_is_refused(rendered, published):
     out, *_ = rendered
     with pytest.raises(ConfigError, match="the folder holds another twin; it differs in: seed") as caught:
-        render_twin(annotations, out, n=20, seed=4, workers=1)
+        render_twin(published, out, n=20, seed=4, workers=1)
     assert "Give another folder, or remove this one." in str(caught.value)
 
 
-def test_a_note_that_is_no_json_and_a_folder_that_cannot_be_written_are_refused(annotations, tmp_path):
+def test_a_note_that_is_no_json_and_a_folder_that_cannot_be_written_are_refused(published, tmp_path):
     (tmp_path / "twin.json").write_text("{")
     with pytest.raises(DataError, match="this is no JSON"):
-        render_twin(annotations, tmp_path, n=20, workers=1)
+        render_twin(published, tmp_path, n=20, workers=1)
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        render_twin(annotations, tmp_path / "file" / "out", n=20, workers=1)
+        render_twin(published, tmp_path / "file" / "out", n=20, workers=1)
 
 
-def test_a_killed_process_is_told_from_a_bug(annotations, tmp_path, monkeypatch):
+def test_a_killed_process_is_told_from_a_bug(published, tmp_path, monkeypatch):
     class Broken:
         def __init__(self, *args):
             pass
@@ -239,14 +271,14 @@ def test_a_killed_process_is_told_from_a_bug(annotations, tmp_path, monkeypatch)
 
     monkeypatch.setattr(twin, "ProcessPoolExecutor", Broken)
     with pytest.raises(ClusterError, match="a rendering process was killed") as caught:
-        render_twin(annotations, tmp_path, n=20, workers=2, say=lambda text: None)
+        render_twin(published, tmp_path, n=20, workers=2, say=lambda text: None)
     assert "with fewer workers" in str(caught.value)
 
 
-def test_the_command_renders_and_reports(rendered, annotations, capsys):
+def test_the_command_renders_and_reports(rendered, published, capsys):
     out, *_ = rendered
-    arguments = ["data", "render-twin", str(annotations), str(out), "--n", "20", "--seed", "3", "--json"]
+    arguments = ["data", "render-twin", str(published), str(out), "--n", "20", "--seed", "3", "--json"]
     assert cli.main(arguments) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["dives"], report["rendered"]) == (20, 0)
-    assert cli.main(["data", "render-twin", str(annotations), str(out), "--dataset", "finediving"]) == 2
+    assert cli.main(["data", "render-twin", str(published), str(out), "--dataset", "finediving"]) == 2
