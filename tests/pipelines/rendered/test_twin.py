@@ -33,7 +33,10 @@ def write_annotations(folder, *, each: int = 8):
             labels = np.repeat(steps, 4)
             score = round(3 * 3.2 * (1 + index), 2)
             aqa[key] = [action, score, 3.2, np.flatnonzero(np.diff(labels)), labels]
-            coarse[key] = {"action_type": action, "judge_scores": [1.0 + index] * 3}
+            coarse[key] = {
+                "action_type": action, "dive_score": score, "difficulty": 3.2,
+                "judge_scores": [1.0 + index] * 3,
+            }  # fmt: skip
             splits["test" if index % 4 == 0 else "train"].append(key)
     folder.mkdir(exist_ok=True)
     files = {
