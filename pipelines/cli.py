@@ -183,6 +183,43 @@ def import_(
 
 
 @data_app.command
+def render_twin(
+    annotations: Path,
+    out: Path,
+    *,
+    dataset: str = "fine_diving",
+    n: int = 600,
+    seed: int = 0,
+    workers: int | None = None,
+    call: _Call,
+) -> Any:
+    """Render annotated dives as videos, for whoever has the annotations of a data set but not its videos.
+
+    Example: aqa data render-twin FINEDIVING_FOLDER twin --n 600
+
+    Parameters
+    ----------
+    annotations
+        Folder of the published annotation files.
+    out
+        Where to; run again, the same command renders only what is missing.
+    dataset
+        fine_diving.
+    n
+        Number of dives; the official split and the shares of the dive numbers are kept.
+    seed
+        Same seed, same frames of a dive.
+    workers
+        Processes; default one per core.
+    """
+    from pipelines.rendered import twin
+
+    return twin.render_twin(
+        annotations, out, dataset=dataset, n=n, seed=seed, workers=workers, say=logger.info
+    )
+
+
+@data_app.command
 def leaks(first: Path, second: Path, *, call: _Call) -> Any:
     """Dives that are in the test split of one data set and in the training split of the other.
 

@@ -49,9 +49,9 @@ def render_dataset(folder: Path, *, exercises: int = 36, subjects: int = 12, div
         uri = f"videos/{clip_id}.mp4"
         write_mp4(folder / uri, film)
         clips.append({"clip_id": clip_id, "uri": uri, "dataset": "rendered", **clip})
-        truths.append({"clip_id": clip_id, **_joint_columns(film), **truth})
-    _write_truth(folder / "truth.parquet", truths)
-    return _write_clips(folder / "clips.csv", clips)
+        truths.append({"clip_id": clip_id, **joint_columns(film.joints), **truth})
+    write_truth(folder / "truth.parquet", truths)
+    return write_clips(folder / "clips.csv", clips)
 
 
 def _splits(random: np.random.Generator, count: int) -> list[str]:
@@ -132,14 +132,16 @@ def _dive_plan(diver: tuple, split: str, text: str):
     return film
 
 
-def _joint_columns(film: Film) -> dict:
+def joint_columns(joints: np.ndarray) -> dict:
+    """Columns of the truth for (T, 16, 2) joints in px."""
     return {
-        "num_frames": len(film.joints), "num_joints": NUM_JOINTS, "num_coordinates": 2, "fps": float(FPS),
-        "joints": film.joints.ravel(),
+        "num_frames": len(joints), "num_joints": NUM_JOINTS, "num_coordinates": 2, "fps": float(FPS),
+        "joints": joints.ravel(),
     }  # fmt: skip
 
 
-def _write_clips(path: Path, clips: list[dict]) -> Path:
+def write_clips(path: Path, clips: list[dict]) -> Path:
+    """Write a clips table as CSV with the columns that any clip has; lists as JSON."""
     with path.open("w", newline="", encoding="utf-8") as file:
         columns = [name for name in CLIPS.names if any(name in clip for clip in clips)]
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -148,7 +150,8 @@ def _write_clips(path: Path, clips: list[dict]) -> Path:
     return path
 
 
-def _write_truth(path: Path, truths: list[dict]) -> None:
+def write_truth(path: Path, truths: list[dict]) -> None:
+    """Write what is for measuring only: joints, faults, shape; absent values are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

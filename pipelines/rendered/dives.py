@@ -146,6 +146,71 @@ def sample_faults(random: np.random.Generator, weakness: float) -> dict[str, flo
     return faults
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One span in pike or tuck, in shares of the flight.
+
+    Attributes:
+        start: when the body begins to fold.
+        closing: how long that takes.
+        opening: when a clean diver begins to open.
+        extending: how long that takes.
+        late: how much later a diver opens whose opening is as late as can be.
+    """
+
+    start: float
+    closing: float
+    opening: float
+    extending: float
+    late: float
+
+    def tightness(self, late_opening: float, share: np.ndarray) -> np.ndarray:
+        """0 straight, 1 folded, at (T,) shares of the flight."""
+        open_at = self.opening + self.late * late_opening
+        closed = _smooth(share, self.start, self.start + self.closing)
+        return closed * (1 - _smooth(share, open_at, min(open_at + self.extending, 1.04)))
+
+
+@dataclass(frozen=True)
+class Choreography:
+    """What the body does when in the flight, and how far complete faults (1.0) can be seen.
+
+    Attributes:
+        twist: shares of the flight between which the body twists.
+        folds: spans in position.
+        position: A, B or C, what it folds into; D is not folded.
+        turn_rad: error of the rotation at the entry.
+        knees_rad: bend of the knees.
+        apart_rad: angle of each leg to the side.
+        scissors_rad: angle of one leg forward and of the other back; seen from the side, unlike `apart_rad`.
+        loose: share of a tuck that bent knees undo, in which they cannot be seen otherwise.
+    """
+
+    twist: tuple[float, float]
+    folds: tuple[Fold, ...]
+    position: str
+    turn_rad: float = 0.6
+    knees_rad: float = 0.9
+    apart_rad: float = 0.28
+    scissors_rad: float = 0.0
+    loose: float = 0.0
+
+    @classmethod
+    def usual(cls, number: DiveNumber) -> Choreography:
+        """As most divers perform `number`; straight and free dives without a fold."""
+        twist = (0.10, 0.82) if number.position in "AD" else (0.08, 0.45)
+        start = 0.40 if number.half_twists else (0.42 if number.flying else 0.04)
+        folds = () if number.position in "AD" else (Fold(start, 0.13, 0.66, 0.17, 0.24),)
+        return cls(twist, folds, number.position)
+
+    def tightness(self, faults: dict[str, float], share: np.ndarray) -> np.ndarray:
+        """0 straight, 1 fully in position, at (T,) shares; a late opening moves its end to the entry."""
+        tight = np.zeros_like(share)
+        for fold in self.folds:
+            tight = np.maximum(tight, fold.tightness(faults["late_opening"], share))
+        return tight
+
+
 @dataclass
 class Dive:
     """One performed dive.
@@ -186,7 +251,8 @@ class _Flight:
 
 
 def perform(random: np.random.Generator, number: DiveNumber, faults: dict[str, float], shape: Shape,
-            times: np.ndarray, height: float, takeoff_s: float) -> Dive:  # fmt: skip
+            times: np.ndarray, height: float, takeoff_s: float,
+            choreography: Choreography | None = None) -> Dive:  # fmt: skip
     """Move a body through a dive.
 
     Args:
@@ -197,7 +263,9 @@ def perform(random: np.random.Generator, number: DiveNumber, faults: dict[str, f
         times: (T,) seconds of the frames (or sub-frames).
         height: platform above the water in metres, 3 or 10.
         takeoff_s: when flight begins.
+        choreography: what the body does when; without it, as usual for the number.
     """
+    plan = choreography or Choreography.usual(number)
     reach = shape.upper_arm + shape.forearm + shape.trunk
     stand = shape.leg + 0.06
     jump = np.sqrt(2 * GRAVITY * (0.45 if height > 5 else 1.3)) * random.uniform(0.92, 1.08)
@@ -211,9 +279,8 @@ def perform(random: np.random.Generator, number: DiveNumber, faults: dict[str, f
     motion = Motion.standing(len(times), 0.0)
     motion.root[:] = _path(flight, times - takeoff_s, number, stand, height)
     share = np.clip((times - takeoff_s) / flight.seconds, 0, 1)
-    tight = _tightness(number, faults, share)
-    _pose(motion, number, faults, share, tight, times - takeoff_s)
-    motion.turn[:] = _turn(number, faults, tight, share, random)
+    _pose(motion, number, faults, share, plan, times - takeoff_s)
+    motion.turn[:] = _turn(number, faults, plan, share, random)
     splash = 0.25 + 1.1 * faults["splash"]
     entry_z = 0.25 + flight.out * flight.seconds
     return Dive(number, faults, motion, takeoff_s, entry_s, height, entry_z, splash)
@@ -244,42 +311,29 @@ def _smooth(value: np.ndarray, start: float, end: float) -> np.ndarray:
     return share * share * (3 - 2 * share)
 
 
-def _window(number: DiveNumber) -> tuple[float, float]:
-    """Shares of the flight between which the body twists."""
-    return (0.10, 0.82) if number.position in "AD" else (0.08, 0.45)
-
-
-def _tightness(number: DiveNumber, faults: dict[str, float], share: np.ndarray) -> np.ndarray:
-    """0 straight, 1 fully in position; a late opening moves its end towards the entry."""
-    if number.position == "A" or (number.position == "D"):
-        return np.zeros_like(share)
-    start = 0.40 if number.half_twists else (0.42 if number.flying else 0.04)
-    open_at = 0.66 + 0.24 * faults["late_opening"]
-    return _smooth(share, start, start + 0.13) * (1 - _smooth(share, open_at, min(open_at + 0.17, 1.04)))
-
-
-def _turn(number: DiveNumber, faults: dict[str, float], tight: np.ndarray, share: np.ndarray,
+def _turn(number: DiveNumber, faults: dict[str, float], plan: Choreography, share: np.ndarray,
           random: np.random.Generator) -> np.ndarray:  # fmt: skip
     """Orientation of the pelvis: heading, somersault with conserved angular momentum, twist."""
     fine = np.linspace(0, 1, 400)
-    inertia = 1 - (1 - _INERTIA[number.position]) * _tightness(number, faults, fine)
+    inertia = 1 - (1 - _INERTIA[plan.position]) * plan.tightness(faults, fine)
     turned = np.concatenate([[0], np.cumsum(0.5 * (1 / inertia[1:] + 1 / inertia[:-1]))])
     side = 1 if random.random() < 0.75 else -1  # mostly over-rotated
-    total = number.half_somersaults * np.pi + side * faults["rotation"] * 0.6
+    total = number.half_somersaults * np.pi + side * faults["rotation"] * plan.turn_rad
     somersault = np.interp(share, fine, turned / turned[-1]) * total
     somersault = somersault if number.rotates_forward else -somersault
     start = np.pi if number.armstand else 0.0
     heading = np.pi if number.direction in (2, 4) else 0.0
     sense = 1 if random.random() < 0.5 else -1
-    twist = _smooth(share, *_window(number)) * number.half_twists * np.pi * sense
+    twist = _smooth(share, *plan.twist) * number.half_twists * np.pi * sense
     return rotation("y", heading) @ rotation("x", start + somersault) @ rotation("y", twist)
 
 
-def _pose(motion: Motion, number: DiveNumber, faults: dict[str, float], share: np.ndarray, tight: np.ndarray,
+def _pose(motion: Motion, number: DiveNumber, faults: dict[str, float], share: np.ndarray, plan: Choreography,
           time: np.ndarray) -> None:  # fmt: skip
     """Set the joint angles: arms and legs before take-off, in position, twisting and at the entry."""
     entry = _smooth(share, 0.80, 0.97)
-    first, last = _window(number)
+    first, last = plan.twist
+    tight = plan.tightness(faults, share)
     twisting = _smooth(share, first - 0.05, first + 0.06) * (1 - _smooth(share, last - 0.08, last))
     twisting = twisting if number.half_twists else np.zeros_like(share)
     up_at_end = 3.0 if number.head_first else 0.05
@@ -293,8 +347,9 @@ def _pose(motion: Motion, number: DiveNumber, faults: dict[str, float], share: n
     }  # fmt: skip
     position = {"B": {"shoulder_flex": 1.55, "elbow": 0.35, "hip_flex": 2.1, "knee": 0.03},
                 "C": {"shoulder_flex": 0.95, "elbow": 0.9, "hip_flex": 2.25, "knee": 2.3}}  # fmt: skip
-    for name, value in position.get(number.position, {}).items():
-        base[name] = base[name] * (1 - tight) + value * tight
+    hold = tight * (1 - plan.loose * faults["bent_knees"]) if plan.position == "C" else tight
+    for name, value in position.get(plan.position, {}).items():
+        base[name] = base[name] * (1 - hold) + value * hold
     for side, folded in (("right", 1.0), ("left", 0.0)):
         wrap = {"shoulder_flex": 0.7 if folded else 2.5, "elbow": 1.9 if folded else 1.5,
                 "shoulder_twist": 1.2 if folded else 0.0}  # fmt: skip
@@ -303,11 +358,13 @@ def _pose(motion: Motion, number: DiveNumber, faults: dict[str, float], share: n
             blended = value if target is None else value * (1 - twisting) + target * twisting
             motion.angles[:, COLUMN[f"{side}_{name}"]] = blended
     _crouch(motion, number, time)
-    knees = 0.9 * faults["bent_knees"] * _smooth(share, 0.05, 0.15)
-    apart = 0.28 * faults["legs_apart"] * _smooth(share, 0.05, 0.2)
-    for side in ("right", "left"):
-        motion[f"{side}_knee"][:] += knees * (1 - tight * (number.position == "C"))
+    knees = plan.knees_rad * faults["bent_knees"] * _smooth(share, 0.05, 0.15)
+    apart = plan.apart_rad * faults["legs_apart"] * _smooth(share, 0.05, 0.2)
+    scissors = plan.scissors_rad * faults["legs_apart"] * _smooth(share, 0.05, 0.2)
+    for side, sign in (("right", 1), ("left", -1)):
+        motion[f"{side}_knee"][:] += knees * (1 - tight * (plan.position == "C"))
         motion[f"{side}_hip_abduct"][:] += apart
+        motion[f"{side}_hip_flex"][:] += sign * scissors
     motion["spine_flex"][:] = 0.45 * tight
     motion["neck_flex"][:] = 0.3 * tight + 0.25 * entry * (not number.head_first) - 0.1
 

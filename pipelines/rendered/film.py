@@ -74,17 +74,39 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
     needs = number.half_somersaults / 2 + number.half_twists / 4 + number.armstand
     height = 10.0 if needs > 2.2 or random.random() < 0.5 else 3.0
     takeoff_s = random.uniform(0.40, 0.60)
-    index = np.arange(int(3.2 * FPS) * _SUBFRAMES)
-    times = (index // _SUBFRAMES + (index % _SUBFRAMES) * _SHUTTER / _SUBFRAMES) / FPS
+    times = shutter_times(int(3.2 * FPS))
     dive = dives.perform(random, number, faults, shape, times, height, takeoff_s)
-    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(index) // _SUBFRAMES)
-    motion = dive.motion
-    count = num_frames * _SUBFRAMES
-    motion = Motion(motion.root[:count], motion.turn[:count], motion.angles[:count])
+    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(times) // _SUBFRAMES)
+    return shoot_dive(random, dive, times[: num_frames * _SUBFRAMES], shape, look)[0], dive
+
+
+def shutter_times(num_frames: int) -> np.ndarray:
+    """(T x 3,) seconds of the sub-frames of `num_frames` frames: three exposures blur a frame."""
+    index = np.arange(num_frames * _SUBFRAMES)
+    return (index // _SUBFRAMES + (index % _SUBFRAMES) * _SHUTTER / _SUBFRAMES) / FPS
+
+
+def shoot_dive(random: np.random.Generator, dive: dives.Dive, times: np.ndarray, shape: Shape,
+               look: Look) -> tuple[Film, np.ndarray]:  # fmt: skip
+    """Film a performed dive from the side.
+
+    Args:
+        random: source of the camera, the pool and the sensor.
+        dive: its motion has at least as many poses as there are `times`.
+        times: (T x 3,) seconds of the dive's own clock, at which the sub-frames are exposed.
+        shape: of the body.
+        look: of the body.
+
+    Returns:
+        The film, and (T,) share of the picture that the drops of the splash cover.
+    """
+    count = len(times)
+    num_frames = count // _SUBFRAMES
+    motion = Motion(dive.motion.root[:count], dive.motion.turn[:count], dive.motion.angles[:count])
     posed, camera = pose_body(motion, shape), _follow(random, motion.root, dive, shape)
     figure, joints = Figure(posed, camera, look), camera.project(posed.joints)[0]
     scene, pool = _Scene(random, camera, "pool"), _Pool(random, camera, dive)
-    frames = np.empty((num_frames, SIZE[1], SIZE[0], 3), np.uint8)
+    frames, wet = np.empty((num_frames, SIZE[1], SIZE[0], 3), np.uint8), np.zeros(num_frames)
     for time in range(num_frames):
         total = np.zeros((SIZE[1], SIZE[0], 3), np.uint16)
         for sub in range(time * _SUBFRAMES, (time + 1) * _SUBFRAMES):
@@ -94,12 +116,14 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
             pool.water(frame, sub, float(times[sub]))
             total += frame
         frames[time] = total // _SUBFRAMES
+        middle = time * _SUBFRAMES + _SUBFRAMES // 2
+        wet[time] = pool.covered(middle, float(times[middle]))
     _sensor(random, frames)
     # the middle sub-frame stands for the frame
     film = Film(
         frames, joints[_SUBFRAMES // 2 :: _SUBFRAMES].astype(np.float32), int(random.integers(20, 29))
     )
-    return film, dive
+    return film, wet
 
 
 def _wander(random: np.random.Generator, count: int, size: float) -> np.ndarray:
@@ -201,17 +225,24 @@ class _Pool:
                 row, column = int(max(level, 0) + y * (SIZE[1] - max(level, 0))), int(x * SIZE[0])
                 end = (column + int(10 + 50 * length), row)
                 cv2.line(frame, (column, row), end, tuple(min(255, c * 1.25) for c in self._colour), 1)
+        self._drops(frame, time, seconds, (236, 243, 247))
+
+    def covered(self, time: int, seconds: float) -> float:
+        """Share of the picture that drops cover at `time`."""
+        mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+        self._drops(mask, time, seconds, (255.0,))
+        return float((mask > 127).mean())
+
+    def _drops(self, frame: np.ndarray, time: int, seconds: float, colour: tuple[float, ...]) -> None:
         after = seconds - self._entry_s
-        if after < 0 or level > SIZE[1] + 60:
+        if after < 0 or round(float(self._entry[time, 1])) > SIZE[1] + 60:
             return
         travelled = self._speed * [[after, after]] - [[0.0, 0.5 * dives.GRAVITY * after**2 * 0.5]]
         for (x, y), radius in zip(travelled, self._radius, strict=True):
             if y > 0:
                 at = self._entry[time] + self._scale[time] * np.array([x, -y])
                 centre = (np.clip(at, -500, 800) * 16).astype(int).tolist()
-                cv2.circle(
-                    frame, centre, int(16 * radius * self._scale[time]), (236, 243, 247), -1, cv2.LINE_AA, 4
-                )
+                cv2.circle(frame, centre, int(16 * radius * self._scale[time]), colour, -1, cv2.LINE_AA, 4)
 
 
 def _shadow(frame: np.ndarray, joints: np.ndarray) -> None:
