@@ -163,12 +163,17 @@ def save_bundle(folder: Path, tensors: dict[str, Tensor], description: dict[str,
     _flush(folder)
 
 
+def bundle_kind(path: Path) -> str:
+    """Kind of the model in a run folder or model folder; errors as `load_bundle`."""
+    return _description(path)[1]["kind"]
+
+
 def load_bundle(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a bundle.
 
     Args:
         path: a run folder or its model folder.
-        kind: nonexpert or expert.
+        kind: nonexpert, expert or hp_mcore.
 
     Returns:
         tensors by name, and the description.
@@ -179,25 +184,34 @@ def load_bundle(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
     """
     from safetensors.torch import load
 
-    folder = path / "model" if (path / "model").is_dir() else path
+    folder, description = _description(path)
     config, weights = folder / "config.json", folder / "model.safetensors"
-    if not config.is_file() or not weights.is_file():
+    if description["kind"] != kind:
+        raise ConfigError(
+            config, f"is a model of kind {description['kind']!r}", f"give a model of kind {kind!r}"
+        )
+    data = weights.read_bytes()
+    if hashlib.sha256(data).hexdigest() != description["sha256"]:
+        raise CorruptError(weights, "does not match the sha256 in config.json", "copy the bundle again")
+    return load(data), description
+
+
+def _description(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder that holds the bundle, and its config.json."""
+    folder = path / "model" if (path / "model").is_dir() else path
+    config = folder / "config.json"
+    if not config.is_file() or not (folder / "model.safetensors").is_file():
         raise ConfigError(path, "holds no trained model", "give the folder of a finished `aqa train` run")
     try:
         description = json.loads(config.read_text())
-        version, found = description["version"], description["kind"]
+        version, _ = description["version"], description["kind"]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptError(config, "is not the description of a model", "copy the bundle again") from error
     if version > CHECKPOINT_VERSION:
         raise ConfigError(
             config, f"has version {version}, this program knows {CHECKPOINT_VERSION}", "use the newer program"
         )
-    if found != kind:
-        raise ConfigError(config, f"is a model of kind {found!r}", f"give a model of kind {kind!r}")
-    data = weights.read_bytes()
-    if hashlib.sha256(data).hexdigest() != description["sha256"]:
-        raise CorruptError(weights, "does not match the sha256 in config.json", "copy the bundle again")
-    return load(data), description
+    return folder, description
 
 
 def write_durably(path: Path, data: bytes) -> str:

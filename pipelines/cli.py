@@ -21,11 +21,13 @@ from cyclopts import App, Group, Parameter
 
 from pipelines import __version__
 from pipelines.call import Call
+from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
 from pipelines.flags import attach_settings, settings
 from pipelines.pose_labels.commands import pose_app
-from pipelines.result import Result, to_json, to_text
+from pipelines.result import Result, to_json
 from pipelines.store_commands import store_app
+from pipelines.train_commands import train_app
 
 INTERRUPTED = 130
 
@@ -40,8 +42,6 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-data_app = App(name="data", help="Clips tables: write, check, import and count them.")
-train_app = App(name="train", help="Train the two-stage model: pretrain, then expert.")
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (data_app, store_app, train_app, config_app, pose_app):
     app.command(child)
@@ -53,8 +53,6 @@ _GLOBAL = Group("Options of every command", sort_key=20)
 
 _Call = Annotated[Call, Parameter(parse=False)]
 _Store = Annotated[Path, Parameter(help="Folder of the feature store.")]
-_Name = Annotated[str, Parameter(help="Name of the run; the same name resumes it.")]
-_Runs = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 _DryRun = Annotated[bool, Parameter(help="Say what would be done; write nothing.", negative=())]
 
 
@@ -73,186 +71,6 @@ def demo(*, folder: Path = Path("runs/demo"), call: _Call) -> Any:
 
     result = verb.run(folder, say=logger.info)
     return Result(result, text="\n".join(verb.closing_lines(result)))
-
-
-@data_app.command
-def init(folder: Path = Path(), *, call: _Call) -> Any:
-    """Write clips.csv, a clips table to fill in, and a page that explains its columns.
-
-    Example: aqa data init mydata
-
-    Parameters
-    ----------
-    folder
-        Where to; existing files are left alone.
-    """
-    from pipelines import data
-
-    return {"written": data.init(folder)}
-
-
-@data_app.command
-def validate(manifest: Path, *, call: _Call) -> Any:
-    """Check a clips table (CSV or Parquet) and name each wrong row and column.
-
-    Example: aqa data validate clips.csv
-
-    Parameters
-    ----------
-    manifest
-        The clips table.
-    """
-    from pipelines import data
-
-    report = data.validate(manifest)
-    return Result(report, text="\n".join(data.report_lines(report)))
-
-
-@data_app.command(name="import")
-def import_(
-    kind: str,
-    source: Path,
-    *,
-    store: _Store,
-    samples: Path | None = None,
-    tracking_states: Path | None = None,
-    skeleton: str = "",
-    unit: str = "",
-    rate_hz: float = 0.0,
-    split_index: int | None = None,
-    splits: Path | None = None,
-    width: int = 0,
-    height: int = 0,
-    videos: Path | None = None,
-    steps_from: Path | None = None,
-    call: _Call,
-) -> Any:
-    """Read a data set into the store: its clips, and its keypoints where it has them.
-
-    Example: aqa data import kimore /data/KiMoRe --store store
-
-    Parameters
-    ----------
-    kind
-        manifest, kimore, fine_diving, mtl_aqa, keypoints, coco, mmpose, pyskl, finediving-pose, openpose
-        or trc.
-    source
-        File or folder of the data set.
-    samples
-        CSV of the clips (keypoints only).
-    tracking_states
-        NPZ of tracking states (keypoints only).
-    skeleton
-        Name of the joints' order, e.g. kinect25, where the file does not say it.
-    unit
-        px or m (keypoints only).
-    rate_hz
-        Frames per second, where the file does not say it.
-    split_index
-        Which repeat of the subject splits fills the column split.
-    splits
-        CSV of subject splits.
-    width
-        Width of the upright frame in px, where the file does not say it.
-    height
-        Its height.
-    videos
-        Folder of COMPETITION/NUMBER.mp4 or COMPETITION/NUMBER/*.jpg (fine_diving and mtl_aqa only).
-    steps_from
-        FineDiving's folder, whose steps the same dives of mtl_aqa take over.
-    """
-    from pipelines import data
-
-    clips, poses, report = data.import_(
-        kind,
-        source,
-        samples=samples,
-        tracking=tracking_states,
-        skeleton=skeleton,
-        unit=unit,
-        rate_hz=rate_hz,
-        split_index=split_index,
-        splits=splits,
-        width=width,
-        height=height,
-        videos=videos,
-        steps_from=steps_from,
-    )
-    report["store"] = data.put(store, kind, clips, poses)
-    return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
-
-
-@data_app.command
-def render_twin(
-    annotations: Path,
-    out: Path,
-    *,
-    dataset: str = "fine_diving",
-    n: int = 600,
-    seed: int = 0,
-    workers: int | None = None,
-    call: _Call,
-) -> Any:
-    """Render annotated dives as videos, for whoever has the annotations of a data set but not its videos.
-
-    Example: aqa data render-twin FINEDIVING_FOLDER twin --n 600
-
-    Parameters
-    ----------
-    annotations
-        Folder of the published annotation files.
-    out
-        Where to; run again, the same command renders only what is missing.
-    dataset
-        fine_diving.
-    n
-        Number of dives; the official split and the shares of the dive numbers are kept.
-    seed
-        Same seed, same frames of a dive.
-    workers
-        Processes; default one per core.
-    """
-    from pipelines.rendered import twin
-
-    return twin.render_twin(
-        annotations, out, dataset=dataset, n=n, seed=seed, workers=workers, say=logger.info
-    )
-
-
-@data_app.command
-def leaks(first: Path, second: Path, *, call: _Call) -> Any:
-    """Dives that are in the test split of one data set and in the training split of the other.
-
-    Example: aqa data leaks finediving-store mtl-store
-
-    Parameters
-    ----------
-    first
-        Clips table or folder of a store, of FineDiving or MTL-AQA.
-    second
-        The other one.
-    """
-    from pipelines import data
-    from pipelines.datasets import dive_leaks
-
-    report = dive_leaks.leaks(data.clips_of(first), data.clips_of(second))
-    return Result(report, text="\n".join(dive_leaks.leak_lines(report, str(first), str(second))))
-
-
-@data_app.command
-def stats(source: Path, *, call: _Call) -> Any:
-    """Count clips, subjects, scores and splits of a clips table or a store.
-
-    Example: aqa data stats clips.csv
-
-    Parameters
-    ----------
-    source
-        Clips table or folder of a store.
-    """
-    from pipelines import data
-
-    return data.stats(data.clips_of(source))
 
 
 @app.command
@@ -288,54 +106,6 @@ def extract(
         retry_rejected=retry_rejected,
         progress=logger.info,
     )
-
-
-@train_app.command
-@settings("pretrain")
-def pretrain(
-    *,
-    store: _Store,
-    name: _Name,
-    runs: _Runs = Path("runs"),
-    dry_run: _DryRun = False,
-    call: _Call,
-    **given: Any,
-) -> Any:
-    """Phase 1: the non-expert learns pace and inpainting from healthy motion.
-
-    Example: aqa train pretrain --store store --name base --epochs 30 --model.encoder-units 64
-    """
-    config = call.config(given)
-    from pipelines import train
-
-    return train.pretrain(store, name, config, runs=runs, dry_run=dry_run)
-
-
-@train_app.command
-@settings("expert")
-def expert(
-    *,
-    store: _Store,
-    name: _Name,
-    pretrained: Path | None = None,
-    runs: _Runs = Path("runs"),
-    dry_run: _DryRun = False,
-    call: _Call,
-    **given: Any,
-) -> Any:
-    """Phase 2: the expert learns scores on top of a pretrained encoder.
-
-    Example: aqa train expert --store store --name es5 --pretrained runs/base --action-types Es5
-
-    Parameters
-    ----------
-    pretrained
-        Run of `aqa train pretrain`; without it the encoder starts from random weights.
-    """
-    config = call.config(given)
-    from pipelines import train
-
-    return train.expert(store, name, pretrained, config, runs=runs, dry_run=dry_run)
 
 
 @app.command

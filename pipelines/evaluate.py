@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.checkpoint import load_bundle, write_durably
+from pipelines.checkpoint import bundle_kind, load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
@@ -30,15 +30,19 @@ _BATCH = 25
 
 
 def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
-    """`aqa evaluate`: scores the test clips of a store, from the pose table the run was trained on.
+    """`aqa evaluate`: scores the test clips of a store, from the tables the run was trained on.
 
     Args:
-        run: folder of a finished expert run.
+        run: folder of a finished run of expert or hp-mcore.
         store: the feature store.
         config: the section `evaluate` is used.
 
-    Returns and raises: see `evaluate_tables`.
+    Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`.
     """
+    if bundle_kind(run) == "hp_mcore":
+        from pipelines.hp_mcore import evaluate as dives
+
+        return dives.evaluate(run, store, config)
     _, description = load_bundle(run, "expert")
     clips, poses, _ = snapshot(store, description["provenance"].get("poses_key", ""))
     return evaluate_tables(run, clips, poses, config.evaluate)
@@ -82,7 +86,7 @@ def evaluate_tables(
             "use the splits of the training run",
         )
     question = _question(motions, description["sha256"], config)
-    stored = _stored(run_dir / "metrics.json")
+    stored = read_metrics_file(run_dir / "metrics.json")
     if stored.get("question") == question:
         _log.warning("%s: these test clips were scored before; returning the stored result", run_dir)
         return {**stored, "stored": True}
@@ -94,7 +98,7 @@ def evaluate_tables(
         "best_epoch": description["best_epoch"],
         **_results(motions, predicted, wanted, config),
     }
-    _write_predictions(run_dir / "predictions.parquet", motions, predicted, wanted)
+    write_predictions(run_dir / "predictions.parquet", _prediction_rows(motions, predicted, wanted))
     write_durably(run_dir / "metrics.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     numbers = {f"test_{name}": result[name]["value"] for name in ("spearman", "mae", "rmse")}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
@@ -104,6 +108,10 @@ def evaluate_tables(
 
 def metrics_lines(metrics: dict[str, Any]) -> list[str]:
     """The metrics as a table for people: the model beside the floor, one line per action type."""
+    if metrics.get("kind") == "hp_mcore":
+        from pipelines.hp_mcore.report import lines
+
+        return lines(metrics)
     rows = [("all", metrics), *metrics["by_action_type"].items()]
     lines = [
         f"{'':10} {'clips':>5} {'subjects':>8}  {'Spearman (95 %)':22} {'MAE (95 %)':24} MAE of the median"
@@ -187,12 +195,15 @@ def _numbers(
     found: dict[str, Any] = {"n": len(motions), "subjects": len(set(subjects))}
     for name, metric in (("spearman", spearman_rho), ("mae", mae), ("rmse", rmse)):
         low, high = bootstrap_interval(metric, predicted, true, subjects, config.bootstrap, seed=config.seed)
-        found[name] = _number(metric(predicted, true), low, high, predicted, true)
+        found[name] = interval_of(metric(predicted, true), low, high, predicted, true)
     found["median_floor"] = {"mae": mae(floor, true), "rmse": rmse(floor, true)}
     return found
 
 
-def _number(value: float, low: float, high: float, predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+def interval_of(
+    value: float, low: float, high: float, predicted: np.ndarray, true: np.ndarray
+) -> dict[str, Any]:
+    """A metric and its interval as metrics.json holds them: null with a reason where it is not defined."""
     if math.isnan(value):
         if len(true) < 2:
             reason = "fewer than two clips"
@@ -212,22 +223,18 @@ def _question(motions: list[Motion], model: str, config: EvaluateConfig) -> str:
     return digest.hexdigest()
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def read_metrics_file(path: Path) -> dict[str, Any]:
+    """The stored result of an earlier evaluation; empty if there is none."""
     try:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise CorruptError(path, "is not readable as JSON", "delete it to score again") from error
 
 
-def _write_predictions(
-    path: Path, motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any]
-) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from pipelines.schema import PREDICTIONS
-
-    rows = [
+def _prediction_rows(
+    motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any]
+) -> list[dict[str, Any]]:
+    return [
         {
             "clip_id": motion.clip_id,
             "subject_id": motion.subject_id or None,
@@ -239,6 +246,15 @@ def _write_predictions(
         }
         for motion, value in zip(motions, predicted, strict=True)
     ]
+
+
+def write_predictions(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes predictions.parquet (schema PREDICTIONS), whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipelines.schema import PREDICTIONS
+
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist(rows, schema=PREDICTIONS), partial)
     partial.replace(path)

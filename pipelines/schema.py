@@ -157,6 +157,17 @@ PREDICTIONS = pa.schema(
         _column("score", _DOUBLE, "judged score"),
         _column("predicted", _DOUBLE, "the model's score, same points"),
         _column("median_floor", _DOUBLE, "median of the training scores of this action type"),
+        _column("low", _DOUBLE, "lower end of the interval that the votes of the exemplars span"),
+        _column("high", _DOUBLE, "upper end"),
+        _column("exemplar_ids", pa.list_(_STRING), "clips that it was compared with"),
+        _column("votes", pa.list_(_DOUBLE), "score that each comparison gives"),
+        _column("exemplar_rule", _STRING, "what exemplars and clip share: number, difficulty, rotation, any"),
+        _column("contributions", pa.list_(_DOUBLE), "points of each procedure against the exemplars"),
+        _column(
+            "transition_frames",
+            pa.list_(pa.int32()),
+            "predicted first frame of each later procedure",
+        ),
     ]
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import fit
 from pipelines.config import Config
 from pipelines.errors import ConfigError
-from pipelines.store import snapshot
+from pipelines.store import snapshot, snapshot_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +59,24 @@ def expert(
     return fit.train_expert(clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking)
 
 
+def hp_mcore(
+    store: Path, name: str, config: Config, *, runs: Path = Path("runs"), dry_run: bool = False
+) -> dict[str, Any]:
+    """HP-MCoRe learns the scores of dives by comparing them.
+
+    Arguments: see `pretrain`; of config the sections `hp_mcore` and `tracking` are used.
+    """
+    from pipelines.hp_mcore.fit import FAMILIES, fit, wanted_streams
+
+    run_dir = _run_dir(runs, name)
+    wanted = wanted_streams(config.hp_mcore)
+    clips, tables, provenance = snapshot_of(store, {FAMILIES[stream]: key for stream, key in wanted.items()})
+    streams = {stream: tables[FAMILIES[stream]] for stream in wanted}
+    if dry_run:
+        return _plan(run_dir, clips, next(iter(streams.values())), provenance)
+    return fit(clips, streams, config.hp_mcore, run_dir, provenance, config.tracking)
+
+
 def _run_dir(runs: Path, name: str) -> Path:
     if not name or Path(name).name != name or name in (".", ".."):
         raise ConfigError(f"name {name!r}", "is not a plain folder name", "use letters, digits, - and _")
@@ -71,7 +89,7 @@ def _plan(run_dir: Path, clips: pa.Table, poses: pa.Table, provenance: dict[str,
         "dry_run": True,
         "run_dir": str(run_dir),
         "clips": len(clips),
-        "poses_ok": poses["status"].to_pylist().count("ok"),
+        "extracted": poses["status"].to_pylist().count("ok"),
         "splits": {split: splits.count(split) for split in sorted(set(splits))},
         **provenance,
     }

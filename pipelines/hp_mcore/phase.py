@@ -78,7 +78,9 @@ class HpMcorePhase:
         each = losses.total(self.config.model)
         parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
         routed = _gradients(each.sum() / total, parameters)
-        return routed, {name: value.detach().sum() for name, value in {"loss": each, **losses.named()}.items()}
+        return routed, {
+            name: value.detach().sum() for name, value in {"loss": each, **losses.named()}.items()
+        }
 
     def validate(self) -> dict[str, float]:
         """How well validation dives are scored by comparison with training dives; `loss` is the error."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aqa_models.exemplars import Attempt, Choice, Rule, choose_exemplars, vote
 from aqa_models.hp_mcore.model import Encoded, HpMcore
+from aqa_models.metrics import average_iou
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.errors import DataError
 from pipelines.hp_mcore.dives import Dive, Dives, slots
@@ -202,10 +203,3 @@ def segmentation_metrics(dives: Dives, found: list[Prediction], num_procedures: 
 def _first(cuts: np.ndarray) -> np.ndarray:
     """(N,) the first transition; of a performance of two procedures it is the last one too."""
     return np.where(cuts[:, 0] >= 0, cuts[:, 0], cuts[:, -1])
-
-
-def average_iou(predicted, true, threshold):  # TEMPORARY until metrics has it
-    low, high = np.maximum(predicted[:, 0], true[:, 0]), np.minimum(predicted[:, 1], true[:, 1])
-    inter = np.clip(high - low, 0, None)
-    union = (predicted[:, 1] - predicted[:, 0]) + (true[:, 1] - true[:, 0]) - inter
-    return float((inter / (union + 1e-9) >= threshold).mean())

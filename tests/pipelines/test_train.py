@@ -59,7 +59,7 @@ def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monke
 
 def test_a_dry_run_writes_nothing(store, tmp_path):
     plan = train.pretrain(store, "base", CONFIG, runs=tmp_path / "runs", dry_run=True)
-    assert (plan["clips"], plan["poses_ok"]) == (28, 28)
+    assert (plan["clips"], plan["extracted"]) == (28, 28)
     assert plan["splits"] == {"test": 8, "train": 16, "val": 4}
     assert not (tmp_path / "runs").exists()
 
