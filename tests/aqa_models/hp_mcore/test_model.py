@@ -25,7 +25,7 @@ def model(config: HpMcoreConfig, encoders: bool = False) -> HpMcore:
     return HpMcore(config, encoders)
 
 
-def performances(config: HpMcoreConfig, batch: int = 3, seed: int = 1, frames: int = 96) -> Performances:
+def performances(config: HpMcoreConfig, batch: int = 3, seed: int = 1, frames: int = 36) -> Performances:
     """Random features of performances with K = P, and one with K = 2."""
     g = torch.Generator().manual_seed(seed)
     slots = config.num_procedures
@@ -38,7 +38,7 @@ def performances(config: HpMcoreConfig, batch: int = 3, seed: int = 1, frames: i
         batch, 1, 16, 2, generator=g
     )
     return Performances(
-        dynamic=torch.randn(batch, 9, 1024, generator=g),
+        dynamic=torch.randn(batch, (frames - 16) // 10 + 1, 1024, generator=g),
         static=torch.randn(batch, frames, config.static_width, generator=g),
         keypoints=walk,
         transitions=cuts.where(present[:, 1:], -1),
@@ -83,9 +83,9 @@ def test_shapes(preset):
     net, given = model(config).eval(), performances(config)
     with torch.no_grad():
         encoded = net.encode(given, given.transitions)
-        comparison = net.compare(encoded, encoded.__getitem__(torch.tensor([2, 1, 0])))
+        comparison = net.compare(encoded, encoded[torch.tensor([2, 1, 0])])
     assert encoded.fused.shape == encoded.static.shape == (3, 3, 10, 256)
-    assert encoded.logits.shape == (3, 96, 2)
+    assert encoded.logits.shape == (3, 36, 2)
     assert encoded.number_logits.shape == (3, 60)
     assert (encoded.splash is None) == (preset == "legacy")
     assert torch.equal(encoded.transitions, given.transitions)
@@ -144,7 +144,7 @@ def test_cuts_given_predicted_mixed_and_fixed():
         fixed = model(replace(SMALL, transitions="fixed"))
         assert fixed.segmentation is None
         encoded = fixed.encode(given, given.transitions)
-        assert encoded.transitions.tolist() == [[-1, 48], [32, 64], [32, 64]]
+        assert encoded.transitions.tolist() == [[-1, 18], [12, 24], [12, 24]]
         assert encoded.logits is None
 
 
@@ -161,7 +161,7 @@ def test_halves_are_decoded_as_released():
     net, given = model(LEGACY).eval(), performances(LEGACY)
     with torch.no_grad():
         encoded = net.encode(given)
-    expected = encoded.logits[:, :48, 0].argmax(dim=1), 48 + encoded.logits[:, 48:, 1].argmax(dim=1)
+    expected = encoded.logits[:, :18, 0].argmax(dim=1), 18 + encoded.logits[:, 18:, 1].argmax(dim=1)
     assert encoded.transitions[:, 0].tolist() == [-1, *expected[0].tolist()[1:]]
     assert torch.equal(encoded.transitions[:, 1], expected[1])
 
@@ -170,8 +170,8 @@ def test_halves_are_decoded_as_released():
     ("change", "message"),
     [
         ({"dynamic": None}, r"reads Performances\.dynamic, which this batch does not have"),
-        ({"static": torch.zeros(3, 96, 512)}, r"static features must be .*368\).* they come from another"),
-        ({"keypoints": torch.zeros(3, 80, 16, 2)}, "static features of 96 frames, but keypoints of 80"),
+        ({"static": torch.zeros(3, 36, 512)}, r"static features must be .*368\).* they come from another"),
+        ({"keypoints": torch.zeros(3, 30, 16, 2)}, "static features of 36 frames, but keypoints of 30"),
     ],
 )
 def test_features_that_do_not_fit(change, message):
@@ -204,8 +204,8 @@ def test_encoders_on_frames_equal_their_stored_features():
 def test_transitions_out_of_order_are_refused():
     given = performances(SMALL)
     wrong = given.transitions.clone()
-    wrong[2] = torch.tensor([60, 20])
-    with pytest.raises(ValueError, match=r"transitions of row 2 are \[60, 20\]"):
+    wrong[2] = torch.tensor([30, 20])
+    with pytest.raises(ValueError, match=r"transitions of row 2 are \[30, 20\]"):
         model(SMALL).encode(given, wrong)
 
 
