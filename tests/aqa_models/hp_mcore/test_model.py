@@ -240,20 +240,20 @@ def test_decoded_transitions_carry_no_gradient_into_the_segmentation():
 
 def test_eight_pairs_are_learned_by_heart_and_then_a_swap_negates():
     config = replace(
-        LEGACY, decoder_layers=1, steps_per_procedure=2, score_scale=10.0, contrastive_weight=0.1
+        LEGACY, decoder_layers=1, steps_per_procedure=2, score_scale=10.0, use_pose=False, dropout=0.0
     )
     net = model(config)
     q, e = performances(config, batch=8), performances(config, batch=8, seed=2)
     difference = torch.linspace(-20, 20, 8)
-    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-3)
-    for _ in range(40):
+    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=3e-4)
+    for _ in range(30):
         optimiser.zero_grad()
         loss_of(net, q, e, difference).backward()
         optimiser.step()
     with torch.no_grad():
         there, back = net.compare_both_ways(net.encode(q, q.transitions), net.encode(e, e.transitions))
-        assert (there.delta - difference).abs().max() < 2
-        assert (there.delta + back.delta).abs().max() < 3  # not built in: the loss of both ways taught it
+        assert (there.delta - difference).abs().max() < 2.5
+        assert (there.delta + back.delta).abs().max() < 2.5  # not built in: the loss of both ways taught it
 
 
 def test_saving_and_loading_changes_nothing(tmp_path):
