@@ -105,8 +105,8 @@ def score_loss(there: Tensor, back: Tensor, difference: Tensor, scale: float) ->
 def segmentation_loss(logits: Tensor, transitions: Tensor) -> Tensor:
     """L_tas: cross-entropy over the frames at each transition, averaged over the transitions there are.
 
-    The last transition weighs 2 and every other one 1: the released code's 1 and 2 for three procedures, where
-    uniform logits give 1.5 ln T (6.8465 at 96 frames).
+    The last transition weighs 2 and every other one 1: the released code's 1 and 2 for three procedures,
+    where uniform logits give 1.5 ln T (6.8465 at 96 frames).
 
     Args:
         logits: (B, T, P - 1).
@@ -173,6 +173,7 @@ def _known(performances: Performances, name: str) -> Tensor:
     value = getattr(performances, name)
     if value is None:
         raise ValueError(
-            f"the loss needs Performances.{name}, which this batch does not have; give it or set its weight to 0"
+            f"the loss needs Performances.{name}, which this batch does not have; give it or set "
+            "its weight to 0"
         )
     return value

@@ -193,8 +193,8 @@ class HpMcore(nn.Module):
             pose, number_logits = self.skeletal_encoder(_needed(performances, "keypoints"))
         if static is not None and pose is not None and static.shape[1] != pose.shape[1]:
             raise ValueError(
-                f"static features of {static.shape[1]} frames, but keypoints of {pose.shape[1]}: both must be "
-                "of the same frames"
+                f"static features of {static.shape[1]} frames, but keypoints of {pose.shape[1]}: both must "
+                "be of the same frames"
             )
         return _Features(dynamic, static, pose, number_logits)
 
@@ -280,7 +280,7 @@ def _needed(performances: Performances, name: str) -> Tensor:
     value = getattr(performances, name)
     if value is None:
         raise ValueError(
-            f"the configuration reads Performances.{name}, which this batch does not have; give it, or switch "
-            "the stream that needs it off"
+            f"the configuration reads Performances.{name}, which this batch does not have; give it, or "
+            "switch the stream that needs it off"
         )
     return value

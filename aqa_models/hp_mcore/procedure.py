@@ -190,9 +190,10 @@ def resample(
     else:
         first, last = (starts // stride).float(), (ends // stride).float()
         first[:, -1] -= 1
-    first, last = first.clamp(0, items - 1), last.clamp(0, items - 1)
+        first, last = first.clamp(0, items - 1), last.clamp(0, items - 1)
     share = torch.linspace(0, 1, steps, device=sequence.device)
     position = first[..., None] + (last - first)[..., None] * share
+    position = position.clamp(0, items - 1)  # before the first window's middle there is only the first window
     return interpolate(sequence, position.flatten(1), present.repeat_interleave(steps, dim=1)).unflatten(
         1, (present.shape[1], steps)
     )

@@ -67,11 +67,11 @@ class Decoder(nn.Module):
 class StreamRegression(nn.Module):
     """Decoder and head of one stream, shared by the procedures: difference per procedure."""
 
-    def __init__(self, layers: int):
+    def __init__(self, layers: int, offset: bool = True):
         super().__init__()
         self.decoder = Decoder(layers)
         self.head = nn.Sequential(
-            nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 1)
+            nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 1, bias=offset)
         )
 
     def forward(self, query: Tensor, exemplar: Tensor) -> Tensor:
@@ -90,8 +90,9 @@ class StageRegression(nn.Module):
     def __init__(self, config: HpMcoreConfig):
         super().__init__()
         self.unit, self.antisymmetric = config.score_scale, config.antisymmetric
-        self.fused = StreamRegression(config.decoder_layers)
-        self.static = StreamRegression(config.decoder_layers) if config.use_static else None
+        offset = not config.antisymmetric  # the same in both directions, so it would cancel
+        self.fused = StreamRegression(config.decoder_layers, offset)
+        self.static = StreamRegression(config.decoder_layers, offset) if config.use_static else None
         self.theta = nn.Parameter(torch.full((config.num_procedures,), math.log(2.0)))
         learned = config.use_static and config.combination == "learned"
         self.log_confidence = nn.Parameter(torch.zeros(())) if learned else None

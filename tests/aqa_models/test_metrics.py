@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from aqa_models.metrics import bootstrap_interval, mae, relative_l2, rmse, spearman_rho
+from aqa_models.metrics import (
+    average_iou,
+    bootstrap_difference,
+    bootstrap_interval,
+    mae,
+    procedure_iou,
+    relative_l2,
+    rmse,
+    spearman_rho,
+    temporal_iou,
+)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -77,3 +87,53 @@ def test_bad_input_is_refused():
         rmse(np.array([np.nan]), np.ones(1))
     with pytest.raises(ValueError, match="2 items but 3 cluster names"):
         bootstrap_interval(mae, np.ones(2), np.ones(2), np.arange(3))
+
+
+def test_paired_difference_is_narrower_than_either_interval():
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=200) * 10
+    shared = generator.normal(size=200) * 5  # both models err on the same items
+    a, b = true + shared, true + shared + np.sign(shared)
+    low, high = bootstrap_difference(mae, a, b, true, np.arange(200))
+    assert (low, high) == pytest.approx((-1, -1))
+    single = bootstrap_interval(mae, a, true, np.arange(200))
+    assert single[1] - single[0] > 0.5
+    assert bootstrap_difference(spearman_rho, a, a, true, np.arange(200)) == (0, 0)
+    with pytest.raises(ValueError, match="200 items but 3 cluster names"):
+        bootstrap_difference(mae, a, b, true, np.arange(3))
+
+
+def test_temporal_iou_by_hand():
+    predicted = np.array([[0, 10], [0, 10], [0, 10], [20, 30], [5, 5]])
+    true = np.array([[0, 10], [5, 15], [2, 4], [0, 10], [5, 5]])
+    assert temporal_iou(predicted, true).tolist() == pytest.approx([1, 1 / 3, 0.2, 0, 0])
+
+
+def test_procedure_iou_of_the_flight_and_of_all_procedures():
+    predicted, true = np.array([[30, 60], [20, 40]]), np.array([[30, 70], [20, 40]])
+    assert procedure_iou(predicted, true).tolist() == [0.75, 1]
+    everything = procedure_iou(predicted, true, frames=100)
+    assert everything.tolist() == pytest.approx([(1 + 0.75 + 30 / 40) / 3, 1])
+
+
+def test_procedure_iou_skips_slots_not_used():
+    predicted, true = np.array([[30, -1, 60], [-1, -1, 50]]), np.array([[30, -1, 70], [-1, -1, 40]])
+    assert procedure_iou(predicted, true, frames=100).tolist() == pytest.approx(
+        [(1 + 0.75 + 0.75) / 3, (40 / 50 + 50 / 60) / 2]
+    )
+    assert procedure_iou(predicted[:1], true[:1]).tolist() == [0.75]
+    with pytest.raises(ValueError, match="needs two transitions; give `frames`"):
+        procedure_iou(predicted, true)
+    with pytest.raises(ValueError, match="must use the same slots"):
+        procedure_iou(np.array([[30, 40, 60]]), true[:1])
+
+
+def test_average_iou_in_both_published_variants():
+    ious = np.array([[0.4, 0.8], [0.5, 0.5], [0.1, 0.6]])
+    assert average_iou(ious, 0.5) == pytest.approx(4 / 6)  # every pair of query and voter
+    assert average_iou(ious, 0.5, voters_first=True) == pytest.approx(2 / 3)  # means 0.6, 0.5, 0.35
+    assert average_iou(ious, 0.75) == pytest.approx(1 / 6)
+    assert average_iou(ious, 0.75, voters_first=True) == 0
+    assert average_iou(ious[:, 0], 0.5) == average_iou(ious[:, 0], 0.5, voters_first=True)
+    with pytest.raises(ValueError, match="at least one IoU"):
+        average_iou(np.array([]), 0.5)
