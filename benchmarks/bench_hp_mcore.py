@@ -4,10 +4,11 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_hp_mcore.py encoders
 
 `step`: the frames of both dives of each pair through all three encoders, the comparison both ways, every
-loss, backward. `encoders`: each encoder alone, per dive. Random frames and weights: the time does not depend on them. On a processor fp32 and bf16 (autocast)
-alternate, and the median of their ratios is printed. With a CUDA GPU there is a third way, bf16 through torch.compile, and the share of the card's own matmul rate, measured in the same
-run, that a step reaches. Operations are counted by torch on an fp32 step: convolutions and matrix products,
-forward and backward.
+loss, backward. `encoders`: each encoder alone, per dive. Random frames and weights: the time does not depend
+on them. On a processor fp32 and bf16 (autocast) alternate, and the median of their ratios is printed. With a
+CUDA GPU there is a third way, bf16 through torch.compile, and the share of the card's own matmul rate,
+measured in the same run, that a step reaches. Operations are counted by torch on an fp32 step: convolutions
+and matrix products, forward and backward.
 """
 
 from __future__ import annotations
