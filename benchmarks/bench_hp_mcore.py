@@ -159,7 +159,7 @@ def measure_encoders(arguments: argparse.Namespace, device: torch.device) -> dic
             def forward(encoder=encoder, given=given, precision=precision, outputs=outputs) -> None:
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     answer = encoder(given)
-                outputs[:] = [answer.features if isinstance(answer, tuple) else answer]
+                outputs[:] = [answer[0] if isinstance(answer, tuple) else answer]
 
             def backward(outputs=outputs) -> None:
                 outputs[0].float().square().mean().backward()
