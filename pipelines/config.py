@@ -173,6 +173,8 @@ class HpMcoreTrainConfig(TrainSection):
     """Whom a dive is compared with: same dive number, same difficulty, same rotation group, or anyone."""
     num_exemplars: Annotated[int, Field(ge=1)] = 10
     """Comparisons averaged for a score, at most."""
+    by_difficulty: bool = True
+    """Compare scores per degree of difficulty, and multiply by the query's; legacy compares scores."""
     exemplar_transitions: Literal["given", "predicted"] = "given"
     """Annotated transitions of exemplars are known; legacy predicts them too outside of training."""
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -248,6 +250,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "epochs": 201,
             "optimizer.learning_rate": 5e-4,
             "optimizer.schedule": "legacy_cosine",
+            "by_difficulty": False,
             "exemplar_transitions": "predicted",
             "predicted_share": 0.0,
         },
@@ -255,6 +258,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "epochs": 201,
             "optimizer.learning_rate": 5e-4,
             "optimizer.schedule": "legacy_cosine",
+            "by_difficulty": False,
             "exemplar_transitions": "predicted",
         },
     }

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from aqa_models.metrics import average_iou, bootstrap_interval, mae, relative_l2, spearman_rho
+from aqa_models.metrics import average_iou, bootstrap_interval, mae, relative_l2, spearman_rho, temporal_iou
 from pipelines.checkpoint import load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig, HpMcoreTrainConfig
 from pipelines.errors import DataError
 from pipelines.evaluate import interval_of, read_metrics_file, write_predictions
 from pipelines.hp_mcore.baselines import judge_agreement, score_baselines, transition_baselines
-from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table, slots
+from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.hp_mcore.fit import FAMILIES, wanted_streams
 from pipelines.hp_mcore.score import Prediction, score_dives, segmentation_metrics
 from pipelines.store import snapshot_of
@@ -116,7 +116,7 @@ def _rows(dives: Dives, description: dict[str, Any], run_dir: Path) -> tuple[lis
     if not pool:
         raise DataError(
             "clips table",
-            f"it holds none of the {len(known)} dives that {run_dir} was trained on, so there are no exemplars",
+            f"it holds none of the {len(known)} dives that {run_dir} was trained on: there are no exemplars",
             "name the store of the training",
         )
     return queries, pool
@@ -209,7 +209,10 @@ def _segmentation_floors(
         return {}
     true = np.array([[row["transitions_s"][0] * 25, row["transitions_s"][-1] * 25] for row in both])
     return {
-        name: {f"aiou_{round(100 * share)}": average_iou(guess, true, share) for share in (0.5, 0.75)}
+        name: {
+            f"aiou_{round(100 * share)}": average_iou(temporal_iou(guess, true), share)
+            for share in (0.5, 0.75)
+        }
         for name, guess in transition_baselines(train, both).items()
     }
 

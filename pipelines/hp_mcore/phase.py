@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from aqa_models.metrics import mae, spearman_rho
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.errors import ConfigError
 from pipelines.hp_mcore.dives import Dives
-from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics
+from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics, target_of
 
 _DROPOUT = 1  # second number of the seed: 0 = exemplars and transitions, 1 = dropout
 
@@ -38,6 +39,7 @@ class HpMcorePhase:
         facts = [dives.facts[row] for row in self.train_rows]
         self.clip_ids = [fact.clip_id for fact in facts]
         self.attempts = [attempt_of(fact) for fact in facts]
+        self.splash = _mean_and_deviation([f.splash for f in facts if not np.isnan(f.splash)])
         self.numbers = {number: place for place, number in enumerate(sorted({f.action_type for f in facts}))}
         if len(self.numbers) > config.model.action_numbers:
             raise ConfigError(
@@ -61,9 +63,9 @@ class HpMcorePhase:
         # Dropout is a function of (seed, epoch, first clip), so that a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, _DROPOUT, epoch, rows[0]))
         batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
-        batch = batch.to(self.device)
-        scores = torch.tensor([self.dives.facts[row].score for row in queries + exemplars])
-        scores = scores.float().to(self.device)
+        batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1]).to(self.device)
+        targets = [target_of(self.dives.facts[row], self.config) for row in queries + exemplars]
+        scores = torch.tensor(targets, device=self.device)
         with autocast(self.config, self.device):
             encoded = self.model.encode(batch, self._cuts(batch.transitions, queries + exemplars, epoch))
             first, second = slice(len(rows)), slice(len(rows), None)
@@ -94,14 +96,13 @@ class HpMcorePhase:
 
     def describe(self) -> dict[str, Any]:
         """What a reader of the weights must know."""
-        scores = [self.dives.facts[row].score for row in self.train_rows]
         return {
             "kind": self.kind,
             "config": self.config.model_dump(mode="json"),
             "numbers": self.numbers,
             "train_clips": self.clip_ids,
             "val_clips": [self.dives.facts[row].clip_id for row in self.val_rows],
-            "score_range": [min(scores), max(scores)],
+            "splash": self.splash,
         }
 
     def _exemplar(self, row: int, epoch: int) -> int:
@@ -132,6 +133,12 @@ def _gradients(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[
         return torch.zeros_like(parameter) if gradient is None else gradient
 
     return {part: [of(parameter) for parameter in group] for part, group in parameters.items()}
+
+
+def _mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """To bring splashes to one scale; (0, 1) if there is nothing to scale."""
+    deviation = float(np.std(values)) if values else 0.0
+    return (float(np.mean(values)), deviation) if deviation > 0 else (0.0, 1.0)
 
 
 def _seed(*numbers: int) -> int:

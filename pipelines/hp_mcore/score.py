@@ -12,10 +12,10 @@ from torch import Tensor
 
 from aqa_models.exemplars import Attempt, Choice, Rule, choose_exemplars, vote
 from aqa_models.hp_mcore.model import Encoded, HpMcore
-from aqa_models.metrics import average_iou
+from aqa_models.metrics import average_iou, procedure_iou, temporal_iou
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.errors import DataError
-from pipelines.hp_mcore.dives import Dive, Dives, slots
+from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, slots
 
 ENCODED_AT_A_TIME, PAIRS_AT_A_TIME = 16, 64
 
@@ -91,18 +91,20 @@ def score_dives(
         first = 0
         for i, (query, others) in enumerate(zip(rows, against, strict=True)):
             own = slice(first, first := first + len(others))
-            scores = np.array([dives.facts[row].score for row in others])
-            result = vote(scores, deltas[own])
+            points = points_per_unit(dives.facts[query], config)
+            scores = points * np.array([target_of(dives.facts[row], config) for row in others])
+            votes = points * deltas[own]
+            result = vote(scores, votes)
             found.append(
                 Prediction(
                     row=query,
                     score=result.score,
                     low=result.low,
                     high=result.high,
-                    contributions=tuple(contributions[own].mean(axis=0).tolist()),
+                    contributions=tuple((points * contributions[own].mean(axis=0)).tolist()),
                     transitions=tuple(encoded.transitions[i].tolist()),
                     exemplars=tuple(others),
-                    votes=tuple((scores + deltas[own]).tolist()),
+                    votes=tuple((scores + votes).tolist()),
                     rule=choices[dives.facts[query].clip_id].rule,
                 )
             )
@@ -119,6 +121,29 @@ def choose(
         return choose_exemplars(asked, train, config.exemplars, config.num_exemplars, config.seed)
     except ValueError as error:
         raise DataError("clips table", str(error), "add scored training clips") from error
+
+
+def target_of(fact: Dive, config: HpMcoreTrainConfig) -> float:
+    """What the model compares: the score, or with `by_difficulty` the score per degree of difficulty."""
+    assert fact.score is not None
+    return fact.score / points_per_unit(fact, config)
+
+
+def points_per_unit(fact: Dive, config: HpMcoreTrainConfig) -> float:
+    """Points of this dive in one unit of the target.
+
+    Raises:
+        DataError: the difficulty is needed and not known.
+    """
+    if not config.by_difficulty:
+        return 1.0
+    if not fact.difficulty or fact.difficulty <= 0:
+        raise DataError(
+            f"clip {fact.clip_id}",
+            f"has difficulty {fact.difficulty}, but the model compares scores per degree of difficulty",
+            "fill the column difficulty, or train with --by-difficulty false",
+        )
+    return fact.difficulty
 
 
 def attempt_of(fact: Dive) -> Attempt:
@@ -182,24 +207,34 @@ def _numbers(values: Tensor) -> np.ndarray:
 
 
 def segmentation_metrics(dives: Dives, found: list[Prediction], num_procedures: int) -> dict[str, float]:
-    """How well the predicted transitions cut out the procedures between the first and the last one.
+    """How well the predicted transitions cut out the procedures.
+
+    A query is cut once, whoever it is compared with, so counting pairs or averaging over the exemplars first
+    (the two published ways) gives the same.
 
     Returns:
-        aiou_50 and aiou_75: share of the dives whose flight overlaps by so much (aqa_models.metrics);
-        transition_error: mean distance of a predicted transition in sampled frames.
+        aiou_50 and aiou_75: share of the dives whose flight, from the first to the last transition, overlaps
+        by so much (as published); aiou_50_all and aiou_75_all: of the mean overlap over all procedures, of
+        the dives for which as many procedures were announced as annotated; transition_error: mean distance
+        of a transition in sampled frames.
     """
-    true, _ = slots([dives.facts[prediction.row] for prediction in found], num_procedures)
+    true = slots([dives.facts[prediction.row] for prediction in found], num_procedures)[0].numpy()
     predicted = np.array([prediction.transitions for prediction in found])
-    annotated = true.numpy()
-    both = (annotated >= 0) & (predicted >= 0)
-    flight, judged = (np.stack([_first(cuts), cuts[:, -1]], axis=1) for cuts in (predicted, annotated))
-    return {
-        "aiou_50": average_iou(flight, judged, 0.5),
-        "aiou_75": average_iou(flight, judged, 0.75),
-        "transition_error": float(np.abs(predicted - annotated)[both].mean()),
-    }
+    flight = temporal_iou(_flight(predicted), _flight(true))
+    same = ((predicted >= 0) == (true >= 0)).all(axis=1)
+    metrics = {f"aiou_{name}": average_iou(flight, share) for name, share in _SHARES.items()}
+    if same.any():
+        every = procedure_iou(predicted[same], true[same], NUM_FRAMES)
+        metrics |= {f"aiou_{name}_all": average_iou(every, share) for name, share in _SHARES.items()}
+    both = (predicted >= 0) & (true >= 0)
+    return metrics | {"transition_error": float(np.abs(predicted - true)[both].mean())}
 
 
-def _first(cuts: np.ndarray) -> np.ndarray:
-    """(N,) the first transition; of a performance of two procedures it is the last one too."""
-    return np.where(cuts[:, 0] >= 0, cuts[:, 0], cuts[:, -1])
+_SHARES = {"50": 0.5, "75": 0.75}
+
+
+def _flight(cuts: np.ndarray) -> np.ndarray:
+    """(N, 2) first and last transition; of a performance of two procedures, the start and the only one."""
+    first = np.where(cuts >= 0, cuts, NUM_FRAMES).min(axis=1)
+    last = cuts[:, -1]
+    return np.stack([np.where(first < last, first, 0), last], axis=1)
