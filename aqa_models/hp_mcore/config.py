@@ -28,6 +28,8 @@ class HpMcoreConfig:
     """Dynamic stream (I3D); without it the fused stream is made of the static features, or of the poses."""
     use_static: bool = True
     """Static stream in the regression; a segmentation that reads the static features still has them."""
+    standardise: bool = False
+    """Stored features are brought to mean 0 and deviation 1 by the training set's statistics."""
     use_pose: bool = True
     """Hierarchical skeletal encoder and its part in the fusion."""
     pose_stream: bool = False
@@ -129,6 +131,7 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
             slices="disjoint",
             combination="learned",
             antisymmetric=True,
+            standardise=True,
             score_scale=10.0,
             contrastive_weight=1.0,
             number_weight=0.1,

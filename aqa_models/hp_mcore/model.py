@@ -96,6 +96,26 @@ class _Features:
         return (self.dynamic.shape[1] - 1) * WINDOW_STRIDE + WINDOW
 
 
+class FeatureScale(nn.Module):
+    """Stored features of mean 0 and deviation 1 in every channel, by the statistics of the training set."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def set(self, mean: Tensor, deviation: Tensor) -> None:
+        """Takes statistics (D,); a channel that never changes is left at its size."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return (features - self.mean) / self.deviation
+
+
 class HpMcore(nn.Module):
     """Hierarchical pose-guided multi-stage contrastive regression (paper figure 2).
 
@@ -127,6 +147,11 @@ class HpMcore(nn.Module):
             self.splash_head = nn.Sequential(
                 nn.Linear(WIDTH, SPLASH_HIDDEN), nn.ReLU(), nn.Linear(SPLASH_HIDDEN, 1)
             )
+        self.scales = nn.ModuleDict()
+        if config.standardise and not encoders:
+            widths = {"dynamic": DYNAMIC_WIDTH, "static": config.static_width}
+            used = {"dynamic": config.use_dynamic, "static": config.reads_static}
+            self.scales.update({name: FeatureScale(widths[name]) for name, needed in used.items() if needed})
         self._freeze_unused()
 
     def encode(self, performances: Performances, transitions: Tensor | None = None) -> Encoded:
@@ -163,6 +188,9 @@ class HpMcore(nn.Module):
 
     def compare_both_ways(self, query: Encoded, exemplar: Encoded) -> tuple[Comparison, Comparison]:
         """Query against exemplar, and exemplar against query, in one pass (training)."""
+        if self.config.antisymmetric:
+            there = self.compare(query, exemplar)
+            return there, there.negated()
         both = self.compare(Encoded.concatenate([query, exemplar]), Encoded.concatenate([exemplar, query]))
         first, second = slice(len(query)), slice(len(query), None)
         return tuple(  # type: ignore[return-value]
@@ -208,7 +236,7 @@ class HpMcore(nn.Module):
                 f"{name} features must be (B, frames or windows, {width}) for this configuration, got "
                 f"{tuple(stored.shape)}: they come from another network"
             )
-        return stored
+        return self.scales[name](stored) if name in self.scales else stored
 
     def _present(self, performances: Performances, transitions: Tensor | None, features: _Features) -> Tensor:
         if performances.present is not None:

@@ -29,6 +29,11 @@ class Comparison:
     fused: Tensor
     static: Tensor | None
 
+    def negated(self) -> Comparison:
+        """Exemplar against query, where swapping them negates every difference."""
+        static = None if self.static is None else -self.static
+        return Comparison(-self.delta, -self.contributions, -self.fused, static)
+
 
 class CrossAttention(nn.Module):
     """One layer of the decoder: steps of the query look at steps of the exemplar; 789,504 parameters."""

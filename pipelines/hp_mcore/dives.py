@@ -143,6 +143,19 @@ class Dives:
         which = np.searchsorted(starts, rows, side="right") - 1
         return np.stack([chunks[c][row - starts[c]] for c, row in zip(which, rows, strict=True)])
 
+    def statistics(self, name: str, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (D,) of each channel over some performances, a few read at a time."""
+        import torch
+
+        count, total, squares = 0, 0.0, 0.0
+        for begin in range(0, len(rows), 64):
+            part = self.stream(name, rows[begin : begin + 64]).astype(np.float64)
+            part = part.reshape(-1, part.shape[-1])
+            count, total, squares = count + len(part), total + part.sum(0), squares + np.square(part).sum(0)
+        mean = total / count
+        deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+        return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
     def batch(self, rows: list[int], num_procedures: int, numbers: dict[str, int]) -> Performances:
         """Tensors of some performances.
 

@@ -49,6 +49,8 @@ class HpMcorePhase:
             )
         torch.manual_seed(config.seed)
         self.model = HpMcore(config.model, encoders=False).to(device)
+        for name, scale in self.model.scales.items():
+            scale.set(*dives.statistics(name, self.train_rows))
         self.parts: dict[str, nn.Module] = {"model": self.model}
         self.rates = {"model": 1.0}
         self._epoch, self._exemplars = -1, {}
@@ -63,6 +65,8 @@ class HpMcorePhase:
         # Dropout is a function of (seed, epoch, first clip), so that a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, _DROPOUT, epoch, rows[0]))
         batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
+        assert batch.splash is not None
+        assert batch.transitions is not None
         batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1]).to(self.device)
         targets = [target_of(self.dives.facts[row], self.config) for row in queries + exemplars]
         scores = torch.tensor(targets, device=self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.cli import main
 from pipelines.data import clips_of, import_, put
 from pipelines.datasets.dive_leaks import leak_lines, leaks
 from pipelines.datasets.fine_diving import read_fine_diving
@@ -88,6 +90,22 @@ def test_leaks_are_named_both_ways(tmp_path: Path):
         "1 test clips of F are training clips of M: 01_1",
         "0 test clips of M are training clips of F",
     ]
+
+
+def test_the_command_line_imports_both_and_names_leaks(tmp_path: Path, capsys):
+    fine, mtl = write_fine_diving(tmp_path / "f"), write_mtl_aqa(tmp_path / "m")
+    stores = [str(tmp_path / "fine"), str(tmp_path / "mtl")]
+    (tmp_path / "v").mkdir()
+    videos = ["--videos", str(tmp_path / "v")]
+    assert main(["data", "import", "fine_diving", str(fine), "--store", stores[0], *videos]) == 0
+    assert "3 dives, steps per dive: 3 in 3" in capsys.readouterr().out
+    assert main(["data", "import", "mtl_aqa", str(mtl), "--store", stores[1], "--steps-from", str(fine)]) == 0
+    capsys.readouterr()
+    assert main(["data", "leaks", *stores, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"shared": 1, "other_score": [], "test_in_first": ["01_1"], "test_in_second": []}
+    assert main(["data", "import", "fine_diving", str(mtl), "--store", stores[0]]) == DataError.exit_code
+    assert "the folder holds no fine-grained_annotation_aqa.pkl" in capsys.readouterr().err
 
 
 @pytest.mark.data
