@@ -27,12 +27,7 @@ FAMILIES = {"keypoints": "poses", "dynamic": "features/i3d", "static": "features
 def wanted_streams(config: HpMcoreTrainConfig) -> dict[str, str]:
     """Stream -> key of its table ("" = the only one), for what the model reads."""
     model = config.model
-    reads = {
-        "keypoints": model.use_pose,
-        "dynamic": model.use_dynamic,
-        "static": model.use_static
-        or (model.transitions == "predicted" and model.segmentation_input != "dynamic"),
-    }
+    reads = {"keypoints": model.use_pose, "dynamic": model.use_dynamic, "static": model.reads_static}
     keys = {"keypoints": config.poses, "dynamic": config.dynamic, "static": config.static}
     return {name: keys[name] for name, needed in reads.items() if needed}
 
