@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -175,9 +175,7 @@ def _encode(
     parts = []
     for begin in range(0, len(rows), ENCODED_AT_A_TIME):
         some = slice(begin, begin + ENCODED_AT_A_TIME)
-        batch = dives.batch(rows[some], config.model.num_procedures, {})
-        expected = slots(like[some], config.model.num_procedures)
-        batch = replace(batch, transitions=expected[0], present=expected[1]).to(device)
+        batch = dives.batch(rows[some], config.model.num_procedures, {}, like[some]).to(device)
         with autocast(config, device):
             parts.append(model.encode(batch, batch.transitions if given_transitions else None))
     return Encoded.concatenate(parts)
