@@ -115,7 +115,7 @@ def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
     for section, presets in TRAIN_PRESETS.items():
         default = getattr(Config(), section).preset
         name = given[f"{section}.preset"].value if f"{section}.preset" in given else default
-        if name in presets:
+        if isinstance(name, str) and name in presets:
             values = presets[name] | {f"model.{k}": v for k, v in dataclasses.asdict(PRESETS[name]).items()}
             found |= {f"{section}.{path}": Source(value, f"preset {name}") for path, value in values.items()}
     return found
@@ -257,8 +257,16 @@ def _nearest(path: str, known: Mapping[str, Setting]) -> str:
 def _problem(detail: Any, given: Mapping[str, Source], known: Mapping[str, Setting]) -> tuple[str, str, str]:
     """One pydantic error as (path, origin, text)."""
     path = ".".join(str(part) for part in detail["loc"])
-    while path not in known and "." in path:  # (paces, 2) names an element, a union its member
-        path = path.rpartition(".")[0]
+    while not any(name == path or name.startswith(f"{path}.") for name in known):
+        path = path.rpartition(".")[0]  # (paces, 2) names an element, a union its member
+    if path not in known:  # a section, whose settings contradict each other: the text names them
+        text = detail["msg"].removeprefix("Value error, ")
+        named = [
+            source.origin
+            for name, source in given.items()
+            if name.startswith(f"{path}.") and name.rpartition(".")[2] in text
+        ]
+        return path, ", ".join(dict.fromkeys(named)) or "default", text
     setting = known[path]
     expected = detail["msg"].replace("Input should", "should").replace("String should", "should")
     if detail["type"] == "string_pattern_mismatch":
