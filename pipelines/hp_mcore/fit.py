@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.config import HpMcoreTrainConfig, TrackingConfig
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.run_folder import Job, read_table, run, settings_identity
 from pipelines.splits import check_subjects, choose_validation, without_test
@@ -66,8 +66,8 @@ def fit(
             f"no training clip has a score and {', '.join(streams)}",
             "extract poses and features of these clips first (`aqa extract --sampling uniform:96`)",
         )
-    _check_transitions(facts, config)
     splits = choose_validation(facts, config)
+    _check(facts, splits, config)
     told = pa.array([splits[fact.subject] for fact in facts])
     table = table.set_column(table.schema.get_field_index("split"), "split", told)
     parts = [splits[fact.subject] for fact in facts]
@@ -101,8 +101,11 @@ def train_worker(
     run_epochs(phase, config, run_dir, spec["identity"], spec["about"], report)
 
 
-def _check_transitions(facts: list[Dive], config: HpMcoreTrainConfig) -> None:
-    """The last procedure needs its own first frame, and legacy knows exactly three procedures."""
+def _check(facts: list[Dive], splits: dict[str, str], config: HpMcoreTrainConfig) -> None:
+    """Refuses what the model cannot learn, before the run folder is made."""
+    from pipelines.hp_mcore.score import points_per_unit
+
+    # The last procedure needs its own first frame, and legacy knows exactly three procedures.
     fewest = 2 if config.model.decoding == "halves" else 1
     for fact in facts:
         if len(fact.transitions) < fewest:
@@ -111,6 +114,14 @@ def _check_transitions(facts: list[Dive], config: HpMcoreTrainConfig) -> None:
                 f"has {len(fact.transitions)} transitions within its frames, at least {fewest} are needed",
                 "fill transitions_s of the clips table, or take the clip out",
             )
+        points_per_unit(fact, config)
+    numbers = len({fact.action_type for fact in facts if splits[fact.subject] == "train"})
+    if numbers > config.model.action_numbers:
+        raise ConfigError(
+            "hp_mcore.model.action_numbers",
+            f"is {config.model.action_numbers}, but there are {numbers} dive numbers",
+            f"set it to {numbers} or more",
+        )
 
 
 def _identity(table: pa.Table, config: HpMcoreTrainConfig) -> dict[str, Any]:

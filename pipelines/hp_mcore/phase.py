@@ -14,7 +14,6 @@ from aqa_models.hp_mcore.losses import pair_losses
 from aqa_models.hp_mcore.model import HpMcore
 from aqa_models.metrics import mae, spearman_rho
 from pipelines.config import HpMcoreTrainConfig
-from pipelines.errors import ConfigError
 from pipelines.hp_mcore.dives import Dives
 from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics, target_of
 
@@ -41,12 +40,6 @@ class HpMcorePhase:
         self.attempts = [attempt_of(fact) for fact in facts]
         self.splash = _mean_and_deviation([f.splash for f in facts if not np.isnan(f.splash)])
         self.numbers = {number: place for place, number in enumerate(sorted({f.action_type for f in facts}))}
-        if len(self.numbers) > config.model.action_numbers:
-            raise ConfigError(
-                "hp_mcore.model.action_numbers",
-                f"is {config.model.action_numbers}, but there are {len(self.numbers)} dive numbers",
-                f"set it to {len(self.numbers)} or more",
-            )
         torch.manual_seed(config.seed)
         self.model = HpMcore(config.model, encoders=False).to(device)
         for name, scale in self.model.scales.items():

@@ -1,4 +1,4 @@
-"""Tables of dives whose features tell their scores and transitions, and settings small enough to train here."""
+"""Tables of dives whose features tell scores and transitions, and settings small enough to train here."""
 
 from __future__ import annotations
 
