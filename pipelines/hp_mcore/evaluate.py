@@ -72,7 +72,7 @@ def evaluate_tables(
     trained = HpMcoreTrainConfig.model_validate(description["config"])
     dives = Dives(dive_table(clips, streams, NUM_FRAMES))
     queries, pool = _rows(dives, description, run_dir)
-    question = _question(dives, queries, description["sha256"], config)
+    question = _question(dives, queries + pool, description["sha256"], config)
     stored = read_metrics_file(run_dir / "metrics.json")
     if stored.get("question") == question:
         _log.warning("%s: these test clips were scored before; returning the stored result", run_dir)
@@ -151,15 +151,14 @@ def _results(
         for name, guess in score_baselines(train_rows, rows).items()
         if np.isfinite(guess).all()
     }
-    annotated = [row for row, fact in enumerate(test) if len(fact.transitions) >= 1]
+    annotated = [row for row, fact in enumerate(test) if fact.transitions]
+    cut = [found[row] for row in annotated]
     return {
         "n": len(test),
         "subjects": len({fact.subject for fact in test}),
         **_numbers(predicted, true, test, limits, config),
         "score_range": {"low": limits[0], "high": limits[1], "source": "lowest and highest true test score"},
-        "segmentation": segmentation_metrics(
-            dives, [found[row] for row in annotated], trained.model.num_procedures
-        ),
+        "segmentation": segmentation_metrics(dives, cut, trained.model.num_procedures) if cut else {},
         "baselines": floors,
         "segmentation_baselines": _segmentation_floors(train_rows, [rows[row] for row in annotated]),
         "human_ceiling": _ceiling(rows),
@@ -284,11 +283,13 @@ def _prediction_rows(dives: Dives, found: list[Prediction], pool: list[int]) -> 
     return rows
 
 
-def _question(dives: Dives, queries: list[int], model: str, config: EvaluateConfig) -> str:
+def _question(dives: Dives, rows: list[int], model: str, config: EvaluateConfig) -> str:
+    """Hash of all that the result depends on: model, test dives, exemplars, settings."""
     digest = hashlib.sha256(json.dumps([model, config.model_dump(mode="json")]).encode())
-    for row in sorted(queries, key=lambda row: dives.facts[row].clip_id):
+    for row in sorted(rows, key=lambda row: dives.facts[row].clip_id):
         fact = dives.facts[row]
-        told = [fact.clip_id, fact.subject, fact.action_type, fact.score, fact.difficulty, fact.transitions]
+        told = [fact.clip_id, fact.subject, fact.action_type, fact.split, fact.score, fact.difficulty]
+        told += [fact.transitions, fact.judge_scores]
         digest.update(json.dumps(told).encode())
         for name in dives.shapes:
             digest.update(dives.stream(name, [row]).tobytes())

@@ -22,9 +22,10 @@ def lines(metrics: dict[str, Any]) -> list[str]:
         )
     limits = metrics["score_range"]
     made.append(f"R-l2 divides by {limits['low']:g} to {limits['high']:g}: {limits['source']}")
-    made += ["", f"{'flight found':46} AIoU@0.5   AIoU@0.75"]
-    for name, row in {"HP-MCoRe": metrics["segmentation"], **metrics["segmentation_baselines"]}.items():
-        made.append(f"{name:46} {row['aiou_50']:8.3f}   {row['aiou_75']:9.3f}")
+    if metrics["segmentation"]:
+        made += ["", f"{'flight found':46} AIoU@0.5   AIoU@0.75"]
+        for name, row in {"HP-MCoRe": metrics["segmentation"], **metrics["segmentation_baselines"]}.items():
+            made.append(f"{name:46} {row['aiou_50']:8.3f}   {row['aiou_75']:9.3f}")
     made += ["", *_exemplar_lines(metrics["exemplars"])]
     made += ["", f"{'dive number':12} {'dives':>5} {'MAE':>6} {'bias':>6} Spearman"]
     for name, row in metrics["by_action_type"].items():
@@ -36,14 +37,21 @@ def lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def _exemplar_lines(facts: dict[str, Any]) -> list[str]:
-    found = [f"Exemplars: {facts['wanted']} training dives of the same {facts['rule']}"]
+    found = [f"Exemplars: {facts['wanted']} training dives of {_KINDS[facts['rule']]}"]
     if facts["fewer"]:
         found.append(f"{facts['fewer']} dives had fewer")
     for rule, count in facts["fallback"].items():
-        found.append(
-            f"{count} dives had none: compared with the same {rule} instead; their scores are less sure"
-        )
+        instead = f"compared with dives of {_KINDS[rule]} instead"
+        found.append(f"{count} dives had none: {instead}; their scores are less sure")
     return found
+
+
+_KINDS = {
+    "number": "the same dive number",
+    "difficulty": "the same difficulty",
+    "rotation": "the same rotation group",
+    "any": "any kind",
+}
 
 
 def _cell(number: dict[str, Any]) -> str:

@@ -108,7 +108,8 @@ def stop_in_epoch(monkeypatch, epoch: int) -> None:
 
 def wavering():
     """Everything that is drawn at random: exemplars, dropout, and which dives are cut as predicted."""
-    return settings(SEGMENTING, epochs=3, predicted_share=0.8, checkpoint_every=2)
+    drawn = {"predicted_share": 0.8, "exemplars": "any"}
+    return settings(SEGMENTING, epochs=3, checkpoint_every=2, **drawn)
 
 
 @pytest.fixture(scope="module")
