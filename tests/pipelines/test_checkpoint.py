@@ -8,6 +8,7 @@ import torch
 import pipelines.checkpoint as checkpoint_module
 from pipelines.checkpoint import (
     Checkpoint,
+    bundle_kind,
     load_bundle,
     load_newest,
     save_bundle,
@@ -121,3 +122,19 @@ def test_bundle_round_trip_and_refusals(tmp_path):
     (tmp_path / "model" / "config.json").write_text("[]")
     with pytest.raises(CorruptError, match="is not the description of a model"):
         load_bundle(tmp_path, "expert")
+
+
+def test_the_kind_of_a_bundle_is_told_without_its_weights(tmp_path):
+    save_bundle(tmp_path / "model", {"w": torch.ones(3)}, {"kind": "hp_mcore"})
+    assert bundle_kind(tmp_path) == bundle_kind(tmp_path / "model") == "hp_mcore"
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    assert bundle_kind(tmp_path) == "hp_mcore"
+    with pytest.raises(ConfigError, match="nowhere: holds no trained model. Give the folder of a finished"):
+        bundle_kind(tmp_path / "nowhere")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({"version": 99, "kind": "hp_mcore"}))
+    with pytest.raises(ConfigError, match="has version 99, this program knows 1. Use the newer program"):
+        bundle_kind(tmp_path)
+    config.write_text(json.dumps({"version": 1}))
+    with pytest.raises(CorruptError, match="is not the description of a model"):
+        bundle_kind(tmp_path)

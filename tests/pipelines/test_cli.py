@@ -38,6 +38,7 @@ HELP = [
     [],
     ["train", "--help"],
     ["train", "pretrain", "--help"],
+    ["train", "hp-mcore", "--help"],
     ["extract", "--help"],
 ]
 WRONG = [["trian"], ["train", "pretrian"], ["extract", "--stor", "x"], ["train", "pretrain", "--epoch", "3"]]
@@ -115,7 +116,9 @@ def test_wrong_usage_as_json(aqa):
     assert "trian" in err
 
 
-@pytest.mark.parametrize(("verb", "section"), [("pretrain", "pretrain"), ("expert", "expert")])
+@pytest.mark.parametrize(
+    ("verb", "section"), [("pretrain", "pretrain"), ("expert", "expert"), ("hp-mcore", "hp_mcore")]
+)
 def test_help_lists_every_setting_with_meaning(verb, section, aqa, monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
     code, out, _ = aqa("train", verb, "--help")

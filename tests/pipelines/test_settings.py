@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from aqa_models.hp_mcore.config import PRESETS
 from pipelines.config import Config, PretrainConfig
 from pipelines.errors import ConfigError
 from pipelines.settings import describe, flag_of, flatten, kind_name, load_config, resolve, write_template
@@ -192,3 +194,88 @@ def test_every_setting_is_described(setting):
 )
 def test_flag_of(path, flag):
     assert flag_of(path) == flag
+
+
+def test_without_a_preset_the_best_one_is_meant():
+    config, origins = resolve()
+    assert config.hp_mcore.preset == "best"
+    assert config.hp_mcore.model == PRESETS["best"]
+    assert origins["hp_mcore.model.antisymmetric"] == "preset best"
+    assert origins["hp_mcore.batch_size"] == "default"
+
+
+@pytest.mark.parametrize("name", ["best", "legacy", "paper"])
+def test_a_preset_gives_the_model_and_the_training(name, toml):
+    for sources in ({"flags": {"hp_mcore.preset": name}}, {"environment": {"AQA_HP_MCORE__PRESET": name}}):
+        found = load_config(**sources).hp_mcore
+        assert found.model == PRESETS[name]
+        assert (found.epochs, found.optimizer.schedule) == (
+            (60, "warmup_cosine") if name == "best" else (201, "legacy_cosine")
+        )
+        assert found.by_difficulty == (name == "best")
+        assert found.optimizer.learning_rate == 5e-4
+    assert load_config(toml(f'[hp_mcore]\npreset = "{name}"\n')).hp_mcore == found
+    assert load_config(flags={"hp_mcore.preset": "legacy"}).hp_mcore.predicted_share == 0.0
+
+
+def test_whatever_is_given_beats_the_preset(toml):
+    file = toml('[hp_mcore]\npreset = "legacy"\nbatch_size = 3\n[hp_mcore.model]\nslices = "disjoint"\n')
+    environment = {"AQA_HP_MCORE__BY_DIFFICULTY": "true"}
+    config, origins = resolve(file, environment, {"hp_mcore.epochs": "7"})
+    found = config.hp_mcore
+    assert (found.epochs, found.batch_size, found.by_difficulty, found.model.slices) == (
+        7,
+        3,
+        True,
+        "disjoint",
+    )
+    assert (found.exemplar_transitions, found.model.hierarchy) == ("predicted", "layers4")
+    told = {
+        "epochs": "flag --epochs",
+        "batch_size": f"{file}, line 3",
+        "by_difficulty": "environment variable AQA_HP_MCORE__BY_DIFFICULTY",
+        "model.slices": f"{file}, line 5",
+        "model.decoding": "preset legacy",
+        "exemplar_transitions": "preset legacy",
+        "num_exemplars": "default",
+        "preset": f"{file}, line 2",
+    }
+    assert {path: origins[f"hp_mcore.{path}"] for path in told} == told
+
+
+@pytest.mark.parametrize("name", ["best", "legacy", "paper"])
+def test_one_flag_of_the_model_leaves_the_rest_of_the_preset(name):
+    given = {"hp_mcore.preset": name, "hp_mcore.model.decoder_layers": "2"}
+    found = load_config(flags=given).hp_mcore.model
+    assert found == replace(PRESETS[name], decoder_layers=2)
+    assert found != replace(PRESETS[name], decoder_layers=4)
+    only = load_config(flags={"hp_mcore.model.dropout": "0.25"}).hp_mcore.model
+    assert only == replace(PRESETS["best"], dropout=0.25)
+
+
+def test_an_unknown_preset_is_refused(toml):
+    with pytest.raises(
+        ConfigError, match=r"hp_mcore.preset \(flag --preset\): \"bset\" should be 'best', 'leg"
+    ):
+        load_config(flags={"hp_mcore.preset": "bset"})
+    for value in ('["legacy"]', "3", "{}"):
+        with pytest.raises(ConfigError, match=r"hp_mcore.preset \(.*line 2\): .* should be 'best', 'legacy'"):
+            load_config(toml(f"[hp_mcore]\npreset = {value}\n"))
+
+
+def test_settings_that_contradict_each_other_are_named_with_their_sources():
+    with pytest.raises(
+        ConfigError,
+        match=r"^hp_mcore.model \(flag --model.num-procedures\): num_procedures must be 2 to 6, got 9",
+    ):
+        load_config(flags={"hp_mcore.model.num_procedures": "9"})
+    given = {"hp_mcore.preset": "legacy", "hp_mcore.model.num_procedures": "4"}
+    with pytest.raises(
+        ConfigError, match=r"model \(preset legacy\): decoding = halves knows 3 procedures, not 4"
+    ):
+        load_config(flags=given)
+    dark = {f"hp_mcore.model.use_{name}": "false" for name in ("dynamic", "static", "pose")}
+    with pytest.raises(
+        ConfigError, match=r"--model.use-dynamic, flag --model.use-static, flag --model.use-pose\).* all off"
+    ):
+        load_config(flags=dark)

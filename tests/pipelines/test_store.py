@@ -241,6 +241,54 @@ def test_a_snapshot_needs_one_pose_table_or_its_key(store):
     assert stores.snapshot(store.path, second.path.name)[1].num_rows == 0
 
 
+def features(*names: str) -> pa.Table:
+    rows = [
+        empty_row(FEATURES, clip_id=name, person=0, status="ok", attempts=1, features=[1.0]) for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=FEATURES)
+
+
+def test_a_snapshot_of_several_families_records_each_key_and_version(store):
+    store.put_clips(pa.Table.from_pylist([clip("a")], schema=CLIPS))
+    tables = {"poses": poses("a"), "features/i3d": features("a"), "features/static": features("a", "b")}
+    keys = {}
+    for family, rows in tables.items():
+        table = store.create(family, {"kind": family})
+        keys[family] = table.path.name
+        with table.writer() as writer:
+            writer.commit([table.write_file(rows)])
+    clips, found, provenance = stores.snapshot_of(store.path, {"features/static": "", "features/i3d": ""})
+    assert clips["clip_id"].to_pylist() == ["a"]
+    assert {family: len(table) for family, table in found.items()} == {
+        "features/static": 2,
+        "features/i3d": 1,
+    }
+    assert (provenance["static_key"], provenance["i3d_key"]) == (
+        keys["features/static"],
+        keys["features/i3d"],
+    )
+    assert provenance["static_version"] == store.table("features/static", keys["features/static"]).version()
+    assert "poses_key" not in provenance
+    assert stores.snapshot_of(store.path, dict.fromkeys(tables, ""))[2]["poses_key"] == keys["poses"]
+
+
+def test_a_snapshot_without_a_family_or_with_several_keys_says_what_to_do(store):
+    with pytest.raises(
+        DataError, match="the store holds no features/i3d. Run `aqa extract --kind i3d` first"
+    ):
+        stores.snapshot_of(store.path, {"features/i3d": ""})
+    for kind, flag in (("i3d", "dynamic"), ("static", "static")):
+        family = f"features/{kind}"
+        keys = [store.create(family, {"kind": kind, "n": n}).path.name for n in (1, 2)]
+        with pytest.raises(
+            DataError, match=f"it holds the {family} tables .*{keys[0]}.*Choose one with --{flag} KEY"
+        ):
+            stores.snapshot_of(store.path, {family: ""})
+        with pytest.raises(DataError, match=f"Choose one with --{flag} KEY"):
+            stores.snapshot_of(store.path, {family: "nobody"})
+        assert stores.snapshot_of(store.path, {family: keys[1]})[2][f"{kind}_key"] == keys[1]
+
+
 def test_a_newer_store_is_refused(store):
     (store.path / "store.json").write_text(json.dumps({"format": "aqa-store", "version": 99}))
     with pytest.raises(

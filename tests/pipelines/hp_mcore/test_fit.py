@@ -328,8 +328,10 @@ def test_two_ray_workers_train_the_same_model_as_one_process(tables, tmp_path, l
     for one, two in zip(first, second, strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)
     weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two")]
-    for name, value in weights[0].items():
-        np.testing.assert_allclose(value, weights[1][name], rtol=1e-2, atol=1e-3, err_msg=name)
+    assert weights[0].keys() == weights[1].keys()
+    # A constant in front of the softmax over frames has no gradient but rounding, which Adam enlarges.
+    for name in weights[0].keys() - {"segmentation.out.bias"}:
+        np.testing.assert_allclose(weights[0][name], weights[1][name], rtol=1e-2, atol=1e-3, err_msg=name)
     assert not (tmp_path / "two" / "data").exists()
 
 

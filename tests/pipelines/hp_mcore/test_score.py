@@ -148,7 +148,7 @@ def test_a_difficulty_that_is_needed_and_not_known_is_an_error(model, tables, di
     with pytest.raises(
         DataError,
         match=f"clip 107b_3: has difficulty {difficulty}, but the model compares scores per degree of "
-        "difficulty. Fill the column difficulty, or train with --by-difficulty false",
+        "difficulty. Fill the column difficulty, or train with --no-by-difficulty",
     ):
         score(model, wrong, by_difficulty=True)
     assert len(score(model, wrong)) == len(TEST)
