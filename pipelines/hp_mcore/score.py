@@ -141,7 +141,7 @@ def points_per_unit(fact: Dive, config: HpMcoreTrainConfig) -> float:
         raise DataError(
             f"clip {fact.clip_id}",
             f"has difficulty {fact.difficulty}, but the model compares scores per degree of difficulty",
-            "fill the column difficulty, or train with --by-difficulty false",
+            "fill the column difficulty, or train with --no-by-difficulty",
         )
     return fact.difficulty
 
