@@ -161,11 +161,13 @@ class HpMcoreTrainConfig(TrainSection):
 
     preset: Literal["best", "legacy", "paper"] = "best"
     """Where values not given come from: ours, the released code, or the paper's figures (docs/papers.md)."""
-    epochs: Annotated[int, Field(ge=1)] = 60
+    epochs: Annotated[int, Field(ge=1)] = 30
     """Passes over the training dives (legacy: 201)."""
     batch_size: Annotated[int, Field(ge=2)] = 8
     """Pairs per step, over all workers."""
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, schedule="warmup_cosine")
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=5e-4, schedule="warmup_cosine", weight_decay=0.02
+    )
     model: HpMcoreConfig = PRESETS["best"]
     encoders: Literal["frozen", "finetune"] = "frozen"
     """Frozen = features of the store; finetune = the visual encoders learn too, from frames of the store."""
@@ -179,6 +181,8 @@ class HpMcoreTrainConfig(TrainSection):
     """Annotated transitions of exemplars are known; legacy predicts them too outside of training."""
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of training dives cut at predicted transitions in the last epoch; rises from 0 in the first."""
+    vary_poses: bool = True
+    """Mirror, turn, stretch and shake stored poses in training; legacy shows them as they are."""
     visual_rate: Annotated[float, Field(gt=0)] = 0.1
     """Step size of the visual encoders against the rest, when they learn."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -245,12 +249,17 @@ class Config(Section):
 # What a preset of a section says beyond the preset of its model: dotted path -> value.
 TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
     "hp_mcore": {
-        "best": {"optimizer.learning_rate": 5e-4, "optimizer.schedule": "warmup_cosine"},
+        "best": {
+            "optimizer.learning_rate": 5e-4,
+            "optimizer.schedule": "warmup_cosine",
+            "optimizer.weight_decay": 0.02,
+        },
         "legacy": {
             "epochs": 201,
             "optimizer.learning_rate": 5e-4,
             "optimizer.schedule": "legacy_cosine",
             "by_difficulty": False,
+            "vary_poses": False,
             "exemplar_transitions": "predicted",
             "predicted_share": 0.0,
         },
@@ -259,6 +268,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "optimizer.learning_rate": 5e-4,
             "optimizer.schedule": "legacy_cosine",
             "by_difficulty": False,
+            "vary_poses": False,
             "exemplar_transitions": "predicted",
         },
     }

@@ -108,20 +108,10 @@ def import_(
     from pipelines import data
 
     clips, poses, report = data.import_(
-        kind,
-        source,
-        samples=samples,
-        tracking=tracking_states,
-        skeleton=skeleton,
-        unit=unit,
-        rate_hz=rate_hz,
-        split_index=split_index,
-        splits=splits,
-        width=width,
-        height=height,
-        videos=videos,
+        kind, source, samples=samples, tracking=tracking_states, skeleton=skeleton, unit=unit,
+        rate_hz=rate_hz, split_index=split_index, splits=splits, width=width, height=height, videos=videos,
         steps_from=steps_from,
-    )
+    )  # fmt: skip
     report["store"] = data.put(store, kind, clips, poses)
     return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
 

@@ -34,6 +34,8 @@ class HpMcoreConfig:
     """Hierarchical skeletal encoder and its part in the fusion."""
     pose_stream: bool = False
     """Pose features join the fused stream themselves, not only as a bias of its attention (preset best)."""
+    pose_stride: int = 1
+    """The skeletal encoder sees every n-th frame; its features are interpolated in between."""
     pose_normalise: bool = False
     """Keypoints centred on the pelvis and scaled by the body; legacy feeds pixels."""
     hierarchy: Literal["layers4", "levels3"] = "layers4"
@@ -66,6 +68,8 @@ class HpMcoreConfig:
     """Of the action-number loss (legacy computes it and leaves it out)."""
     splash_weight: float = 0.0
     """Of the auxiliary splash regression; counts only performances whose splash is given."""
+    stream_dropout: float = 0.0
+    """Share of the resampled features left out before their projections."""
     dropout: float = 0.5
     """In the segmentation."""
 
@@ -75,6 +79,8 @@ class HpMcoreConfig:
             raise ValueError(f"num_procedures must be 2 to 6, got {self.num_procedures}")
         if self.steps_per_procedure < 2:
             raise ValueError(f"steps_per_procedure must be at least 2, got {self.steps_per_procedure}")
+        if self.pose_stride < 1:
+            raise ValueError(f"pose_stride must be at least 1, got {self.pose_stride}")
         if self.score_scale <= 0:
             raise ValueError(f"score_scale must be above 0 points, got {self.score_scale}")
         if not (self.use_dynamic or self.use_static or self.use_pose):
@@ -122,8 +128,11 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
         ),
         "best": replace(
             HpMcoreConfig(),
+            steps_per_procedure=5,
+            decoder_layers=2,
             dynamic_logits=False,
             pose_stream=True,
+            pose_stride=2,
             pose_normalise=True,
             layer_joints="fixed",
             segmentation_input="all",
@@ -132,7 +141,8 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
             combination="learned",
             antisymmetric=True,
             standardise=True,
-            score_scale=10.0,
+            stream_dropout=0.3,
+            score_scale=3.0,
             contrastive_weight=1.0,
             number_weight=0.1,
             splash_weight=1.0,

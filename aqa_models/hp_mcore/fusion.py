@@ -72,6 +72,7 @@ class Fusion(nn.Module):
     def __init__(self, config: HpMcoreConfig):
         super().__init__()
         slots = range(config.num_procedures)
+        self.dropout = nn.Dropout(config.stream_dropout)
         self.dynamic = nn.ModuleList()
         self.static = nn.ModuleList()
         self.pose = nn.ModuleList()
@@ -96,10 +97,15 @@ class Fusion(nn.Module):
         Returns:
             fused (B, P, S, 256) and, with the static stream, static (B, P, S, 256).
         """
+        dynamic, static, pose_input = (
+            None if x is None else self.dropout(x) for x in (dynamic, static, pose)
+        )
         still = _each(self.static, static)
         visual = _each(self.dynamic, dynamic)
         parts = [
-            part for part in (still if visual is None else visual, _each(self.pose, pose)) if part is not None
+            part
+            for part in (still if visual is None else visual, _each(self.pose, pose_input))
+            if part is not None
         ]
         start = torch.stack(parts).sum(dim=0)
         fused = [

@@ -20,6 +20,7 @@ from aqa_models.hp_mcore.procedure import (
     decode_halves,
     decode_ordered,
     equal_parts,
+    every_frame,
     frames_of_windows,
     resample,
 )
@@ -218,7 +219,9 @@ class HpMcore(nn.Module):
         if config.reads_static:
             static = self._visual(self.static_encoder, performances, "static", config.static_width)
         if self.skeletal_encoder is not None:
-            pose, number_logits = self.skeletal_encoder(_needed(performances, "keypoints"))
+            keypoints = _needed(performances, "keypoints")
+            pose, number_logits = self.skeletal_encoder(keypoints[:, :: config.pose_stride])
+            pose = every_frame(pose, config.pose_stride, keypoints.shape[1])
         if static is not None and pose is not None and static.shape[1] != pose.shape[1]:
             raise ValueError(
                 f"static features of {static.shape[1]} frames, but keypoints of {pose.shape[1]}: both must "

@@ -207,6 +207,15 @@ def frames_of_windows(windows: Tensor, frames: int) -> Tensor:
     return interpolate(windows, position, torch.ones_like(position, dtype=torch.bool))
 
 
+def every_frame(features: Tensor, stride: int, frames: int) -> Tensor:
+    """(B, ceil(T / stride), D) features of every stride-th frame -> (B, T, D), linear in between."""
+    if stride == 1:
+        return features
+    frame = torch.arange(frames, device=features.device)
+    position = (frame / stride).clamp(max=features.shape[1] - 1).expand(len(features), -1)
+    return interpolate(features, position, torch.ones_like(position, dtype=torch.bool))
+
+
 def interpolate(sequence: Tensor, position: Tensor, wanted: Tensor) -> Tensor:
     """Values between the items of a sequence.
 

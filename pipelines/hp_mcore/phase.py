@@ -14,10 +14,12 @@ from aqa_models.hp_mcore.losses import pair_losses
 from aqa_models.hp_mcore.model import HpMcore
 from aqa_models.metrics import mae, spearman_rho
 from pipelines.config import HpMcoreTrainConfig
+from pipelines.hp_mcore.augment import vary_poses
 from pipelines.hp_mcore.dives import Dives
 from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics, target_of
 
-_DROPOUT = 1  # second number of the seed: 0 = exemplars and transitions, 1 = dropout
+# Second number of a seed: 0 = transitions.
+_DROPOUT, _POSES = 1, 2
 
 
 class HpMcorePhase:
@@ -60,6 +62,9 @@ class HpMcorePhase:
         batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
         assert batch.splash is not None
         assert batch.transitions is not None
+        if self.config.vary_poses and batch.keypoints is not None:
+            seeds = [[self.config.seed, _POSES, epoch, row] for row in queries + exemplars]
+            batch = replace(batch, keypoints=vary_poses(batch.keypoints, seeds))
         batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1]).to(self.device)
         targets = [target_of(self.dives.facts[row], self.config) for row in queries + exemplars]
         scores = torch.tensor(targets, device=self.device)

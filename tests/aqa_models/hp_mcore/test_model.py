@@ -84,7 +84,7 @@ def test_shapes(preset):
     with torch.no_grad():
         encoded = net.encode(given, given.transitions)
         comparison = net.compare(encoded, encoded[torch.tensor([2, 1, 0])])
-    assert encoded.fused.shape == encoded.static.shape == (3, 3, 10, 256)
+    assert encoded.fused.shape == encoded.static.shape == (3, 3, config.steps_per_procedure, 256)
     assert encoded.logits.shape == (3, 36, 2)
     assert encoded.number_logits.shape == (3, 60)
     assert (encoded.splash is None) == (preset == "legacy")
@@ -187,7 +187,7 @@ def test_frames_are_needed_by_a_model_that_holds_encoders():
 
 
 def test_encoders_on_frames_equal_their_stored_features():
-    config = replace(SMALL, dynamic_logits=True)
+    config = replace(SMALL, dynamic_logits=True, standardise=False)
     whole, head = model(config, encoders=True).eval(), model(config)
     missing = head.load_state_dict(whole.state_dict(), strict=False)
     assert not missing.missing_keys
@@ -305,3 +305,25 @@ def test_a_batch_may_lack_what_is_switched_off(streams):
     net = model(config)
     loss_of(net, given, performances(config, seed=3), torch.ones(3)).backward()
     assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_stored_features_are_standardised_by_given_statistics():
+    net, given = model(SMALL).eval(), performances(SMALL)
+    mean, deviation = torch.randn(1024), torch.rand(1024) + 0.5
+    deviation[0] = 0  # a channel that never changes keeps its size
+    net.scales["dynamic"].set(mean, deviation)
+    deviation[0] = 1
+    plain = model(replace(SMALL, standardise=False)).eval()
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if "scales" not in name})
+    with torch.no_grad():
+        scaled = replace(given, dynamic=(given.dynamic - mean) / deviation)
+        assert_same(net.encode(given), plain.encode(scaled))
+
+
+def test_a_pose_stride_shows_every_second_frame_and_interpolates():
+    config = replace(SMALL, pose_stride=2)
+    net, given = model(config).eval(), performances(config)
+    changed = given.keypoints.clone()
+    changed[:, 1::2] = 1e3
+    with torch.no_grad():
+        assert_same(net.encode(given), net.encode(replace(given, keypoints=changed)))

@@ -138,3 +138,12 @@ def test_wrong_evaluations_end_with_their_exit_codes(aqa, store, runs, tmp_path)
     weights.write_bytes(weights.read_bytes()[:-1])
     code, _, err = aqa("evaluate", run, "--store", store)
     assert (code, "does not match the sha256" in err) == (7, True)
+
+
+def test_the_tables_of_the_training_are_read_though_there_are_newer_ones(aqa, store, runs, tmp_path):
+    run = shutil.copytree(runs / "dives", tmp_path / "runs" / "dives")
+    both = shutil.copytree(store, tmp_path / "both")
+    open_store(both).create("features/static", {"made": "later"})
+    assert aqa("train", "hp-mcore", "--store", both, "--name", "x", *TINY)[0] == 3  # which one?
+    code, out, _ = aqa("evaluate", run, "--store", both, "--bootstrap", "100", "--json")
+    assert (code, json.loads(out)["n"]) == (0, 6)
