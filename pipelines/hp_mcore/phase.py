@@ -60,11 +60,11 @@ class HpMcorePhase:
         # Dropout is a function of (seed, epoch, first clip), so that a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, _DROPOUT, epoch, rows[0]))
         batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
-        assert batch.splash is not None
-        assert batch.transitions is not None
         if self.config.vary_poses and batch.keypoints is not None:
             seeds = [[self.config.seed, _POSES, epoch, row] for row in queries + exemplars]
             batch = replace(batch, keypoints=vary_poses(batch.keypoints, seeds))
+        assert batch.splash is not None
+        assert batch.transitions is not None
         batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1]).to(self.device)
         targets = [target_of(self.dives.facts[row], self.config) for row in queries + exemplars]
         scores = torch.tensor(targets, device=self.device)

@@ -31,7 +31,7 @@ def tables() -> tuple[pa.Table, dict[str, pa.Table]]:
 @pytest.fixture(scope="module")
 def trained(tables, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    fit(*tables, settings(SEGMENTING, epochs=4, by_difficulty=True, num_exemplars=3), folder, {})
+    fit(*tables, settings(SEGMENTING, epochs=3, by_difficulty=True, num_exemplars=3), folder, {})
     shutil.rmtree(folder / "checkpoints")
     return folder
 

@@ -42,7 +42,7 @@ def of_clip(clip_id: str, **values):
 
 def test_training_learns_and_leaves_a_run_folder(tmp_path):
     clips, streams = make_tables(train=4, val=1, test=0)
-    config = settings(SEGMENTING, epochs=5)
+    config = settings(SEGMENTING, epochs=4)
     untrained = HpMcorePhase(Dives(dive_table(clips, streams, 96)), config, torch.device("cpu")).validate()
     summary = fit(clips, streams, config, tmp_path / "run", {"store": "s"})
     found = metrics(tmp_path / "run")
@@ -51,7 +51,7 @@ def test_training_learns_and_leaves_a_run_folder(tmp_path):
     assert found[-1]["val_aiou_75"] == 1.0
     assert found[-1]["loss"] < 0.2 * found[0]["loss"]
     best = min(found, key=lambda row: row["val_loss"])
-    assert (summary["epochs"], summary["best_epoch"]) == (5, best["epoch"])
+    assert (summary["epochs"], summary["best_epoch"]) == (4, best["epoch"])
     assert summary["val_mae"] == summary["best_val_loss"] == best["val_loss"]
     counts = ("clips", "train_clips", "val_clips", "dive_numbers")
     assert [summary[name] for name in counts] == [15, 12, 3, 3]
