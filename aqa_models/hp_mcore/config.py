@@ -34,6 +34,8 @@ class HpMcoreConfig:
     """Hierarchical skeletal encoder and its part in the fusion."""
     pose_stream: bool = False
     """Pose features join the fused stream themselves, not only as a bias of its attention (preset best)."""
+    pose_angles: bool = False
+    """Joint angles and distances are a stream of the regression of their own (our addition)."""
     pose_stride: int = 1
     """The skeletal encoder sees every n-th frame; its features are interpolated in between."""
     pose_normalise: bool = False
@@ -53,13 +55,15 @@ class HpMcoreConfig:
     decoder_layers: int = 4
     """Cross-attention layers of the regression."""
     combination: Literal["average", "learned"] = "average"
-    """Of fused and static delta: average, or (fused + lambda static) / (1 + lambda) with learned lambda."""
+    """Of the streams' deltas: average, or (fused + lambda static) / (1 + lambda) with learned lambda."""
     antisymmetric: bool = False
     """Half the difference of both directions, so that swapping query and exemplar negates every delta."""
     action_numbers: int = 60
     """Classes of the action-number head."""
     score_scale: float = 1.0
     """Points in one unit of the regression heads and of the score loss; 1 = raw scores (legacy)."""
+    stream_weight: float = 0.0
+    """Of the score loss of each stream alone, beside that of all together."""
     segmentation_weight: float = 1.0
     """Of the transition loss."""
     contrastive_weight: float = 10.0
@@ -89,6 +93,8 @@ class HpMcoreConfig:
             )
         if self.pose_stream and not self.use_pose:
             raise ValueError("pose_stream needs use_pose: without it there are no pose features")
+        if self.pose_angles and not self.use_pose:
+            raise ValueError("pose_angles needs use_pose: without it there are no keypoints")
         if self.transitions == "fixed":
             return
         if self.decoding == "halves" and self.num_procedures != 3:
@@ -132,13 +138,14 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
             decoder_layers=2,
             dynamic_logits=False,
             pose_stream=True,
+            pose_angles=True,
             pose_stride=2,
             pose_normalise=True,
             layer_joints="fixed",
             segmentation_input="all",
             decoding="ordered",
             slices="disjoint",
-            combination="learned",
+            stream_weight=1.0,
             antisymmetric=True,
             standardise=True,
             stream_dropout=0.3,

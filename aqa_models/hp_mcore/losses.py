@@ -28,6 +28,7 @@ class PairLosses:
     """
 
     score: Tensor
+    streams: Tensor | None
     segmentation: Tensor | None
     contrastive_fused: Tensor | None
     contrastive_static: Tensor | None
@@ -37,6 +38,7 @@ class PairLosses:
     def total(self, config: HpMcoreConfig) -> Tensor:
         """(B,): L = L_aqa + weight x each of the others."""
         weighted = [
+            (self.streams, config.stream_weight),
             (self.segmentation, config.segmentation_weight),
             (self.contrastive_fused, config.contrastive_weight),
             (self.contrastive_static, config.contrastive_weight),
@@ -85,6 +87,9 @@ def pair_losses(
 
     return PairLosses(
         score=score_loss(there.delta, back.delta, difference, config.score_scale),
+        streams=stream_loss(there, back, difference, config.score_scale)
+        if config.stream_weight > 0
+        else None,
         segmentation=of_both(config.segmentation_weight, segmentation_loss, "logits", "transitions"),
         contrastive_fused=contrastive_loss(query.fused, exemplar.fused, present) if contrast else None,
         contrastive_static=(
@@ -100,6 +105,15 @@ def pair_losses(
 def score_loss(there: Tensor, back: Tensor, difference: Tensor, scale: float) -> Tensor:
     """L_aqa: squared error of both directions, in units of `scale` points; all (B,)."""
     return ((there - difference) / scale).square() + ((back + difference) / scale).square()
+
+
+def stream_loss(there: Comparison, back: Comparison, difference: Tensor, scale: float) -> Tensor:
+    """(B,): mean over the streams of the score loss that each would have alone."""
+    alone = [
+        score_loss(there.streams[name].sum(dim=1), back.streams[name].sum(dim=1), difference, scale)
+        for name in there.streams
+    ]
+    return torch.stack(alone).mean(dim=0)
 
 
 def segmentation_loss(logits: Tensor, transitions: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from aqa_models.hp_mcore.angles import NUM_ANGLES, joint_angles
 from aqa_models.hp_mcore.config import HpMcoreConfig
 from aqa_models.hp_mcore.dynamic import DynamicEncoder
 from aqa_models.hp_mcore.fusion import DYNAMIC_WIDTH, POSE_WIDTH, WIDTH, Fusion
@@ -24,7 +25,7 @@ from aqa_models.hp_mcore.procedure import (
     frames_of_windows,
     resample,
 )
-from aqa_models.hp_mcore.regression import Comparison, StageRegression
+from aqa_models.hp_mcore.regression import Comparison, StageRegression, Steps
 from aqa_models.hp_mcore.skeletal import SkeletalEncoder
 from aqa_models.hp_mcore.static import StaticEncoder
 
@@ -40,6 +41,7 @@ class Encoded:
         present: (B, P) bool.
         fused: (B, P, S, 256) steps of the fused stream, F_fu.
         static: (B, P, S, 256) steps of the static stream; None without it.
+        angles: (B, P, S, A) joint angles; None without that stream.
         logits: (B, T, P - 1) of the transitions; None without segmentation.
         number_logits: (B, classes) of the dive number; None without poses.
         splash: (B,) predicted splash score; None without that loss.
@@ -49,6 +51,7 @@ class Encoded:
     present: Tensor
     fused: Tensor
     static: Tensor | None = None
+    angles: Tensor | None = None
     logits: Tensor | None = None
     number_logits: Tensor | None = None
     splash: Tensor | None = None
@@ -59,6 +62,10 @@ class Encoded:
     def __getitem__(self, rows: Tensor | slice) -> Encoded:
         """Some of the performances in the order of `rows`, which may name one several times."""
         return replace(self, **{name: value[rows] for name, value in self._given().items()})
+
+    def steps(self) -> Steps:
+        """What the regression reads, by stream."""
+        return {name: value for name, value in self._given().items() if name in ("fused", "static", "angles")}
 
     def to(self, device: torch.device) -> Encoded:
         """The same on another device."""
@@ -86,6 +93,7 @@ class _Features:
     dynamic: Tensor | None
     static: Tensor | None
     pose: Tensor | None
+    angles: Tensor | None
     number_logits: Tensor | None
 
     def frames(self) -> int:
@@ -137,6 +145,7 @@ class HpMcore(nn.Module):
             self.static_encoder = StaticEncoder(config.static_network, checkpoint=checkpoint)
         if config.use_pose:
             self.skeletal_encoder = SkeletalEncoder(config)
+        self.angle_norm = nn.BatchNorm1d(NUM_ANGLES, affine=False) if config.pose_angles else None
         self.segmentation = None
         if config.transitions == "predicted":
             widths = _segmentation_widths(config)
@@ -173,11 +182,11 @@ class HpMcore(nn.Module):
         present = self._present(performances, transitions, features)
         logits = self._segment(features)
         cuts = self._cuts(logits, present, transitions, features.frames())
-        fused, static = self._steps(features, cuts, present)
+        fused, static, angles = self._steps(features, cuts, present)
         splash = None
         if self.splash_head is not None:
             splash = self.splash_head(fused[:, -1].mean(dim=1)).squeeze(-1)
-        return Encoded(cuts, present, fused, static, logits, features.number_logits, splash)
+        return Encoded(cuts, present, fused, static, angles, logits, features.number_logits, splash)
 
     def compare(self, query: Encoded, exemplar: Encoded) -> Comparison:
         """Score of each query minus score of its exemplar, row by row.
@@ -185,7 +194,7 @@ class HpMcore(nn.Module):
         To compare one query with E exemplars: `compare(query[torch.zeros(E, dtype=torch.long)], exemplars)`.
         """
         present = query.present & exemplar.present
-        return self.regression((query.fused, query.static), (exemplar.fused, exemplar.static), present)
+        return self.regression(query.steps(), exemplar.steps(), present)
 
     def compare_both_ways(self, query: Encoded, exemplar: Encoded) -> tuple[Comparison, Comparison]:
         """Query against exemplar, and exemplar against query, in one pass (training)."""
@@ -193,16 +202,7 @@ class HpMcore(nn.Module):
             there = self.compare(query, exemplar)
             return there, there.negated()
         both = self.compare(Encoded.concatenate([query, exemplar]), Encoded.concatenate([exemplar, query]))
-        first, second = slice(len(query)), slice(len(query), None)
-        return tuple(  # type: ignore[return-value]
-            Comparison(
-                both.delta[rows],
-                both.contributions[rows],
-                both.fused[rows],
-                None if both.static is None else both.static[rows],
-            )
-            for rows in (first, second)
-        )
+        return both[slice(len(query))], both[slice(len(query), None)]
 
     def _freeze_unused(self) -> None:
         """What no loss reaches asks for no gradient, so that distributed training need not look for it."""
@@ -213,7 +213,7 @@ class HpMcore(nn.Module):
 
     def _features(self, performances: Performances) -> _Features:
         config, dynamic, static, pose = self.config, None, None, None
-        number_logits = None
+        angles = number_logits = None
         if config.use_dynamic:
             dynamic = self._visual(self.dynamic_encoder, performances, "dynamic", DYNAMIC_WIDTH)
         if config.reads_static:
@@ -222,12 +222,14 @@ class HpMcore(nn.Module):
             keypoints = _needed(performances, "keypoints")
             pose, number_logits = self.skeletal_encoder(keypoints[:, :: config.pose_stride])
             pose = every_frame(pose, config.pose_stride, keypoints.shape[1])
+            if self.angle_norm is not None:
+                angles = self.angle_norm(joint_angles(keypoints).transpose(1, 2)).transpose(1, 2)
         if static is not None and pose is not None and static.shape[1] != pose.shape[1]:
             raise ValueError(
                 f"static features of {static.shape[1]} frames, but keypoints of {pose.shape[1]}: both must "
                 "be of the same frames"
             )
-        return _Features(dynamic, static, pose, number_logits)
+        return _Features(dynamic, static, pose, angles, number_logits)
 
     def _visual(self, encoder: nn.Module | None, performances: Performances, name: str, width: int) -> Tensor:
         """Features (B, T or N, D) of an encoder, or stored ones."""
@@ -278,8 +280,10 @@ class HpMcore(nn.Module):
         check_transitions(given, present, frames)
         return given
 
-    def _steps(self, features: _Features, cuts: Tensor, present: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Resamples what the two streams read to steps per procedure, and fuses it."""
+    def _steps(
+        self, features: _Features, cuts: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Resamples what the streams read to steps per procedure, and fuses it: fused, static, angles."""
         config = self.config
 
         def cut(sequence: Tensor | None, stride: int = 1, window: int = 1) -> Tensor | None:
@@ -289,11 +293,12 @@ class HpMcore(nn.Module):
                 sequence, cuts, present, config.steps_per_procedure, config.slices, stride, window
             )
 
-        return self.fusion(
+        fused, static = self.fusion(
             cut(features.dynamic, WINDOW_STRIDE, WINDOW),
             cut(features.static) if config.use_static else None,
             cut(features.pose),
         )
+        return fused, static, cut(features.angles)
 
 
 def _segmentation_widths(config: HpMcoreConfig) -> list[int]:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aqa_models.hp_mcore.angles import NUM_ANGLES
 from aqa_models.hp_mcore.config import HpMcoreConfig
 from aqa_models.hp_mcore.fusion import HEADS, WIDTH, feed_forward, split_heads
+
+Steps = dict[str, Tensor]
+"""Stream -> resampled steps of B performances."""
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,24 @@ class Comparison:
 
     Attributes:
         delta: (B,); exactly the sum of `contributions`.
-        contributions: (B, P) share of each procedure in delta, both streams combined; 0 in slots that
-            either of the two does not use.
-        fused: (B, P) difference that the fused stream sees in each procedure alone, before weighting.
-        static: (B, P) likewise of the static stream; None without it.
+        contributions: (B, P) share of each procedure in delta, all streams combined; 0 in slots that either
+            of the two does not use.
+        streams: name -> (B, P) contributions if that stream (fused, static, angles) decided alone.
     """
 
     delta: Tensor
     contributions: Tensor
-    fused: Tensor
-    static: Tensor | None
+    streams: dict[str, Tensor]
 
     def negated(self) -> Comparison:
         """Exemplar against query, where swapping them negates every difference."""
-        static = None if self.static is None else -self.static
-        return Comparison(-self.delta, -self.contributions, -self.fused, static)
+        return Comparison(-self.delta, -self.contributions, {n: -d for n, d in self.streams.items()})
+
+    def __getitem__(self, rows: slice) -> Comparison:
+        """Some of the pairs."""
+        return Comparison(
+            self.delta[rows], self.contributions[rows], {n: d[rows] for n, d in self.streams.items()}
+        )
 
 
 class CrossAttention(nn.Module):
@@ -85,50 +92,79 @@ class StreamRegression(nn.Module):
         return self.head(decoded).squeeze(-1).mean(dim=1).unflatten(0, query.shape[:2])
 
 
-class StageRegression(nn.Module):
-    """D = sum_k w_k d_k / sum_k w_k of each stream, both combined to one delta (spec 2.6).
+class AngleRegression(nn.Module):
+    """What the joint angles of each procedure are worth, and the difference of two performances in it.
 
-    w_k = exp(theta_k) starts at 2 and is shared by the streams. `average` is the mean of the streams;
-    `learned` is (fused + lambda static) / (1 + lambda) with lambda = exp(.) > 0, which starts at 1.
+    A small network per procedure reads all steps at once. It has no way to learn which dive is which, and so
+    generalises from a few hundred dives, where the decoders remember theirs (docs/decisions.md).
+    """
+
+    def __init__(self, config: HpMcoreConfig):
+        super().__init__()
+        inputs, rate = config.steps_per_procedure * NUM_ANGLES, config.stream_dropout
+        self.worth = nn.ModuleList(
+            nn.Sequential(
+                nn.Dropout(rate),
+                nn.Linear(inputs, 64),
+                nn.ReLU(),
+                nn.Dropout(rate),
+                nn.Linear(64, 1, bias=False),
+            )
+            for _ in range(config.num_procedures)
+        )
+
+    def forward(self, query: Tensor, exemplar: Tensor) -> Tensor:
+        """(B, P, S, A), (B, P, S, A) -> (B, P) in units of score_scale; antisymmetric."""
+        both = torch.cat([query, exemplar]).flatten(2)
+        worth = torch.cat([layer(both[:, slot]) for slot, layer in enumerate(self.worth)], dim=1)
+        return worth[: len(query)] - worth[len(query) :]
+
+
+class StageRegression(nn.Module):
+    """D = sum_k w_k d_k / sum_k w_k of each stream, all combined to one delta (spec 2.6).
+
+    w_k = exp(theta_k) starts at 2 and is shared by the fused and the static stream; the angles add up.
+    `average` is the mean of the streams; `learned` weighs the fused stream 1 and every other one by its own
+    lambda = exp(.) > 0, which starts at 1.
     """
 
     def __init__(self, config: HpMcoreConfig):
         super().__init__()
         self.unit, self.antisymmetric = config.score_scale, config.antisymmetric
-        offset = not config.antisymmetric  # the same in both directions, so it would cancel
-        self.fused = StreamRegression(config.decoder_layers, offset)
-        self.static = StreamRegression(config.decoder_layers, offset) if config.use_static else None
+        # A constant cancels in a difference of both directions.
+        sizes = (config.decoder_layers, not config.antisymmetric)
+        self.fused = StreamRegression(*sizes)
+        self.static = StreamRegression(*sizes) if config.use_static else None
+        self.angles = AngleRegression(config) if config.pose_angles else None
         self.theta = nn.Parameter(torch.full((config.num_procedures,), math.log(2.0)))
-        learned = config.use_static and config.combination == "learned"
-        self.log_confidence = nn.Parameter(torch.zeros(())) if learned else None
+        others = [name for name in ("static", "angles") if getattr(self, name) is not None]
+        learned = others if config.combination == "learned" else []
+        self.log_confidence = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
-    def forward(
-        self,
-        query: tuple[Tensor, Tensor | None],
-        exemplar: tuple[Tensor, Tensor | None],
-        present: Tensor,
-    ) -> Comparison:
+    def forward(self, query: Steps, exemplar: Steps, present: Tensor) -> Comparison:
         """Compares B pairs.
 
         Args:
-            query: fused (B, P, S, 256) and static steps, the latter None without a static stream.
+            query: its steps by stream: fused and static (B, P, S, 256), angles (B, P, S, A).
             exemplar: likewise.
             present: (B, P) bool, slots that both performances use.
         """
-        fused = self._difference(self.fused, query[0], exemplar[0]).masked_fill(~present, 0.0)
         weight = self.theta.exp() * present
         share = weight / weight.sum(dim=1, keepdim=True)
-        if self.static is None or query[1] is None or exemplar[1] is None:
-            contributions = share * fused
-            return Comparison(contributions.sum(dim=1), contributions, fused, None)
-        static = self._difference(self.static, query[1], exemplar[1]).masked_fill(~present, 0.0)
-        trust = self.confidence()
-        contributions = share * (fused + trust * static) / (1 + trust)
-        return Comparison(contributions.sum(dim=1), contributions, fused, static)
+        streams = {"fused": share * self._difference(self.fused, query["fused"], exemplar["fused"])}
+        if self.static is not None:
+            streams["static"] = share * self._difference(self.static, query["static"], exemplar["static"])
+        if self.angles is not None:
+            streams["angles"] = self.unit * self.angles(query["angles"], exemplar["angles"])
+        streams = {name: stream.masked_fill(~present, 0.0) for name, stream in streams.items()}
+        trust = {name: self.confidence(name) for name in streams}
+        weighted = [trust[name] * stream for name, stream in streams.items()]
+        mixed = torch.stack(weighted).sum(dim=0) / sum(trust.values())
+        return Comparison(mixed.sum(dim=1), mixed, streams)
 
-    def confidence(self) -> Tensor | float:
-        """lambda: how much the static stream counts against the fused one."""
-        return 1.0 if self.log_confidence is None else self.log_confidence.exp()
+    def confidence(self, stream: str) -> Tensor | float:
+        """lambda: how much a stream counts against the fused one."""
+        return self.log_confidence[stream].exp() if stream in self.log_confidence else 1.0
 
     def _difference(self, stream: StreamRegression, query: Tensor, exemplar: Tensor) -> Tensor:
         difference = stream(query, exemplar)

@@ -86,6 +86,7 @@ def test_every_combination_of_streams(dynamic, static, pose):
         use_static=static,
         use_pose=pose != "off",
         pose_stream=pose == "stream",
+        pose_angles=False,
     )
     torch.manual_seed(0)
     net = Fusion(config).eval()  # without dropout

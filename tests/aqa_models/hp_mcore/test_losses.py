@@ -130,8 +130,12 @@ def pair(config: HpMcoreConfig, **known):
         splash=torch.zeros(2),
     )
     truth = Performances(transitions=encoded.transitions, **known)
-    off = Comparison(torch.tensor([6.0, 1.0]), torch.zeros(2, 3), torch.zeros(2, 3), None)
-    back = Comparison(torch.tensor([-5.0, -1.0]), torch.zeros(2, 3), torch.zeros(2, 3), None)
+    off = Comparison(
+        torch.tensor([6.0, 1.0]), torch.zeros(2, 3), {"fused": torch.tensor([[4.0, 1, 0], [1, 0, 0]])}
+    )
+    back = Comparison(
+        torch.tensor([-5.0, -1.0]), torch.zeros(2, 3), {"fused": torch.tensor([[-5.0, 0, 0], [0, 0, -4]])}
+    )
     return pair_losses(
         config, (encoded, truth), (encoded, truth), (off, back), difference=torch.tensor([5.0, 1.0])
     )
@@ -153,6 +157,14 @@ def test_total_with_everything_weighted():
     assert set(losses.named()) == {"score", "segmentation", "number", "splash"}
     expected = [1 + 2 * 6.84652 + 0.1 * math.log(60) + 3 * 0.25, 2 * 6.84652]
     assert losses.total(config).tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_each_stream_is_judged_alone_too():
+    config = HpMcoreConfig(segmentation_weight=0.0, contrastive_weight=0.0, stream_weight=2.0)
+    losses = pair(config)
+    # Alone, the stream says 5 and 1 there, which is right, and -5 and -4 back, where -5 and -1 are.
+    assert losses.named()["streams"].tolist() == [0, 9]
+    assert losses.total(config).tolist() == [1, 18]
 
 
 def test_a_weighted_loss_needs_its_truth():

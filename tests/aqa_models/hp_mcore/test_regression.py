@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from aqa_models.hp_mcore.angles import NUM_ANGLES
 from aqa_models.hp_mcore.config import HpMcoreConfig
 from aqa_models.hp_mcore.regression import CrossAttention, Decoder, StageRegression, StreamRegression
 
@@ -21,7 +22,7 @@ def regression(**options) -> StageRegression:
 
 def steps(batch: int = 4, slots: int = 3, seed: int = 1):
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(batch, slots, 10, 256, generator=generator) for _ in range(2))
+    return {name: torch.randn(batch, slots, 10, 256, generator=generator) for name in ("fused", "static")}
 
 
 ALL = torch.ones(4, 3, dtype=torch.bool)
@@ -58,7 +59,7 @@ def test_every_layer_looks_at_the_exemplars_own_features():
 
 def test_procedures_share_the_decoder_and_the_mean_is_over_steps():
     torch.manual_seed(0)
-    net, (q, e) = StreamRegression(1), steps(batch=2)
+    net, (q, e) = StreamRegression(1), steps(batch=2).values()
     got = net(q, e)
     for b in range(2):
         for k in range(3):
@@ -73,7 +74,11 @@ def test_contributions_add_up_exactly_and_are_weighted_as_the_formula_says():
         got = net(steps(), steps(seed=2), ALL)
     assert torch.equal(got.delta, got.contributions.sum(dim=1))
     weights = torch.tensor([0.3, 0.5, 0.2])
-    torch.testing.assert_close(got.contributions, weights * (got.fused + got.static) / 2)
+    q, e = steps(), steps(seed=2)
+    with torch.no_grad():
+        fused, static = net.fused(q["fused"], e["fused"]), net.static(q["static"], e["static"])
+    torch.testing.assert_close(got.streams["fused"], weights * fused)
+    torch.testing.assert_close(got.contributions, weights * (fused + static) / 2)
 
 
 def test_weights_start_at_two():
@@ -98,21 +103,42 @@ def test_learned_confidence():
     plain = regression()
     with torch.no_grad():
         q, e = steps(), steps(seed=2)
-        assert net.confidence() == 1
+        assert net.confidence("static") == 1
         torch.testing.assert_close(net(q, e, ALL).delta, plain(q, e, ALL).delta)
-        net.log_confidence.fill_(math.log(3))
+        net.log_confidence["static"].fill_(math.log(3))
         got = net(q, e, ALL)
-    torch.testing.assert_close(got.delta, ((got.fused + 3 * got.static) / 4).mean(dim=1))
+    mixed = (got.streams["fused"] + 3 * got.streams["static"]) / 4
+    torch.testing.assert_close(got.delta, mixed.sum(dim=1))
 
 
 def test_fused_stream_alone():
     net = regression(use_static=False, combination="learned")
     assert net.static is None
-    assert net.log_confidence is None
-    q, e = steps()[0], steps(seed=2)[0]
+    assert not len(net.log_confidence)
+    q, e = ({"fused": x["fused"]} for x in (steps(), steps(seed=2)))
     with torch.no_grad():
-        got = net((q, None), (e, None), ALL)
-    torch.testing.assert_close(got.delta, got.fused.mean(dim=1))
+        got = net(q, e, ALL)
+        torch.testing.assert_close(got.delta, net.fused(q["fused"], e["fused"]).mean(dim=1))
+
+
+def test_angles_are_a_stream_of_their_own_that_adds_up():
+    """Two linear layers in place of the networks: the difference is known by hand."""
+    net = regression(pose_angles=True, use_pose=True, use_static=False, steps_per_procedure=4)
+    with torch.no_grad():
+        for slot, layer in enumerate(net.angles.worth):
+            layer[1].weight.zero_()
+            layer[1].weight[0, 0] = 1.0  # the first angle of the first step, where it is positive
+            layer[1].bias.zero_()
+            layer[4].weight.zero_()
+            layer[4].weight[0, 0] = float(slot + 1)
+        q, e = ({"fused": steps(seed=k)["fused"], "angles": torch.zeros(4, 3, 4, NUM_ANGLES)} for k in (1, 2))
+        q["angles"][:, :, 0, 0] = torch.tensor([2.0, 3.0, 5.0])
+        e["angles"][:, :, 0, 0] = 1.0
+        net.eval()
+        got = net(q, e, ALL)
+    torch.testing.assert_close(got.streams["angles"], torch.tensor([[1.0, 4.0, 12.0]]).expand(4, 3))
+    torch.testing.assert_close(got.contributions, (got.streams["fused"] + got.streams["angles"]) / 2)
+    assert torch.equal(got.delta, got.contributions.sum(dim=1))
 
 
 def test_score_scale_is_the_unit_of_the_heads():

@@ -206,12 +206,12 @@ def test_pairs_are_compared_with_their_own_exemplars(dives, monkeypatch):
     def difference(self, query, exemplar, present):
         from aqa_models.hp_mcore.regression import Comparison
 
-        share = (query[1] - exemplar[1]).mean(dim=(2, 3)) / 3
-        return Comparison(share.sum(dim=1), share, share, share)
+        share = (query["static"] - exemplar["static"]).mean(dim=(2, 3)) / 3
+        return Comparison(share.sum(dim=1), share, {"static": share})
 
     def steps(features, cuts, present):
         known = features.static[..., 0].mean(dim=1)[:, None, None, None].expand(-1, 3, 2, 1)
-        return known, known
+        return known, known, None
 
     monkeypatch.setattr(StageRegression, "forward", difference)
     monkeypatch.setattr(model, "_steps", steps)
