@@ -175,20 +175,23 @@ class Dives:
         deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
         return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
-    def batch(self, rows: list[int], num_procedures: int, numbers: dict[str, int]) -> Performances:
+    def batch(
+        self, rows: list[int], num_procedures: int, numbers: dict[str, int], like: list[Dive] | None = None
+    ) -> Performances:
         """Tensors of some performances.
 
         Args:
             rows: positions.
             num_procedures: P; longer performances are collapsed, see `procedure.slots_of`.
             numbers: dive number -> class of the action-number head.
+            like: performances whose transitions and slots stand for these ones'; None = their own.
         """
         import torch
 
         from aqa_models.hp_mcore.performance import Performances
 
         facts = [self.facts[row] for row in rows]
-        transitions, present = slots(facts, num_procedures)
+        transitions, present = slots(like or facts, num_procedures)
         arrays = {name: torch.from_numpy(self.stream(name, rows)) for name in self.shapes}
         return Performances(
             transitions=transitions,

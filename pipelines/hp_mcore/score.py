@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -178,12 +178,10 @@ def _encode(
     size = ENCODED_AT_A_TIME if pictures is None else FILMED_AT_A_TIME
     for begin in range(0, len(rows), size):
         some = slice(begin, begin + size)
-        batch = dives.batch(rows[some], config.model.num_procedures, {})
+        batch = dives.batch(rows[some], config.model.num_procedures, {}, like[some])
         if pictures is not None:
             shots = [Shot(row) for row in rows[some]]
             batch = filmed(batch, pictures, shots, pictures.shown(shots), config.transform_poses)
-        expected = slots(like[some], config.model.num_procedures)
-        batch = replace(batch, transitions=expected[0], present=expected[1])
         batch = normalised(batch.to(device))
         with autocast(config, device):
             parts.append(model.encode(batch, batch.transitions if given_transitions else None))
