@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import DataError
 from pipelines.hp_mcore.frames import JPEG_COLUMN, Pictures
@@ -119,6 +120,8 @@ def dive_table(clips: pa.Table, streams: dict[str, pa.Table], num_frames: int) -
         column, kind = _COLUMNS.get(name, ("features", pa.float32()))
         cells = table[column].cast(pa.large_list(kind))
         cells = cells.combine_chunks().take(pa.array([rows[name] for rows in taken], pa.int64()))
+        if name == "frames":
+            _check_pictures(facts, cells, num_frames)
         joined = joined.append_column(JPEG_COLUMN if name == "frames" else name, cells)
     told = {f"{name}.shape": ",".join(map(str, shapes[name])) for name in STREAMS if name in shapes}
     return joined.replace_schema_metadata(told)
@@ -282,6 +285,13 @@ def _video_size(where: str, cells: dict[str, dict[str, Any]]) -> dict[str, int]:
             "extract both from the same file",
         )
     return size
+
+
+def _check_pictures(facts: list[dict[str, Any]], cells: pa.Array, num_frames: int) -> None:
+    for fact, count in zip(facts, pc.list_value_length(cells).to_pylist(), strict=True):
+        if count != num_frames:
+            cause = f"has {count or 0} pictures instead of {num_frames}"
+            raise DataError(f"clip {fact['clip_id']}", cause, "extract its frames again")
 
 
 def sampled_transitions(clip: dict[str, Any], time_s: np.ndarray) -> list[int]:
