@@ -14,7 +14,7 @@ from aqa_models.hp_mcore.config import HpMcoreConfig
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.schema import FEATURES, empty_row
 
-WIDTH, HEIGHT = 64, 36  # px of a picture; the model sees 36 x 36
+WIDTH, HEIGHT = 40, 24  # px of a picture; the model sees 24 x 24
 VIDEO = (455, 256)  # px of the video
 
 # No I3D, which takes seconds a dive, and no gated shifts.
