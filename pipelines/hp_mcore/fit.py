@@ -103,6 +103,7 @@ def fit(
             "val_clips": parts.count("val"),
             "dive_numbers": len({fact.action_type for fact in facts}),
         },
+        spec={"streams": "frames" in streams},
     )
     return run(job, run_dir, provenance, tracking)
 
