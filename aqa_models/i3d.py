@@ -61,7 +61,15 @@ class Unit(nn.Module):
         if self.stride > 1:
             pairs = (same_padding(size, self.kernel, self.stride) for size in reversed(x.shape[2:]))
             x = F.pad(x, [side for pair in pairs for side in pair])
-        return F.relu(self.batch3d(self.conv3d(x)), inplace=not self.training)
+        return F.relu(self.batch3d(self._convolved(x)), inplace=not self.training)
+
+    def _convolved(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kernel == 3 and x.shape[2] == 2 and x.device.type == "cpu" and torch.is_grad_enabled():
+            # torch 2.15 on AVX512-bf16 processors: the gradient of the weights of a convolution that pads two
+            # frames itself is uninitialised memory in bf16. Padding them beforehand avoids that code.
+            x = F.pad(x, (0, 0, 0, 0, 1, 1))
+            return F.conv3d(x, self.conv3d.weight, self.conv3d.bias, padding=(0, 1, 1))
+        return self.conv3d(x)
 
 
 class SamePool(nn.Module):

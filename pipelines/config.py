@@ -182,9 +182,21 @@ class HpMcoreTrainConfig(TrainSection):
     predicted_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of training dives cut at predicted transitions in the last epoch; rises from 0 in the first."""
     vary_poses: bool = True
-    """Mirror, turn, stretch and shake stored poses in training; legacy shows them as they are."""
-    visual_rate: Annotated[float, Field(gt=0)] = 0.1
-    """Step size of the visual encoders against the rest, when they learn."""
+    """Mirror, turn, stretch and shake poses in training on stored features; legacy does not."""
+    dynamic_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size of the dynamic encoder (I3D) against the rest, when it learns; legacy 1."""
+    static_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size of the static encoder against the rest, when it learns."""
+    dynamic_weights: Path | None = None
+    """Weights that I3D starts from when it learns (Kinetics; tensors only); every worker must reach it."""
+    static_weights: Path | None = None
+    """Weights that the static encoder starts from when it learns (ImageNet, of timm; tensors only)."""
+    random_weights: bool = False
+    """Let visual encoders without a weights file learn from random weights."""
+    transform_poses: bool = True
+    """Poses are scaled, flipped and cropped with the frames; legacy leaves them in video pixels."""
+    decode_workers: Annotated[int, Field(ge=1)] = 2
+    """Processes that decode frames for each Ray Train worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the networks."""
     checkpoint_gradients: bool = False
@@ -192,7 +204,9 @@ class HpMcoreTrainConfig(TrainSection):
     dynamic: str = ""
     """Key of the i3d feature table; empty = the only one in the store."""
     static: str = ""
-    """Key of the static feature table (or frames, to fine-tune); empty = the only one in the store."""
+    """Key of the static feature table; empty = the only one in the store."""
+    frames: str = ""
+    """Key of the frames table, read to fine-tune; empty = the only one in the store."""
 
 
 class EvaluateConfig(Section):
@@ -262,6 +276,8 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "vary_poses": False,
             "exemplar_transitions": "predicted",
             "predicted_share": 0.0,
+            "dynamic_rate": 1.0,
+            "transform_poses": False,
         },
         "paper": {
             "epochs": 201,
@@ -270,6 +286,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
             "by_difficulty": False,
             "vary_poses": False,
             "exemplar_transitions": "predicted",
+            "dynamic_rate": 1.0,
         },
     }
 }

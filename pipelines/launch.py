@@ -71,10 +71,14 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path)
     def in_ray(loop_config: dict[str, Any]) -> None:
         _ray_worker(worker, loop_config)
 
+    # Trainers that read a stream must leave processors for it, or both wait for ever on a small machine.
+    resources = {"CPU": 0.5 if spec.get("streams") else 1.0} | ({"GPU": 1.0} if config.use_gpu else {})
     trainer = TorchTrainer(
         in_ray,
         train_loop_config=spec,
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=str(run_dir / "ray"),

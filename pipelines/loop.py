@@ -42,6 +42,10 @@ class Phase(Protocol):
     parts: dict[str, nn.Module]
     rates: dict[str, float]
 
+    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
+        """Told before an epoch which positions `gradients` of this worker will be asked for, in order."""
+        ...
+
     def gradients(
         self, rows: list[int], total: int, epoch: int
     ) -> tuple[dict[str, list[Tensor]], dict[str, Tensor]]:
@@ -186,7 +190,9 @@ def train_epoch(training: Training, rank: int, world: int) -> dict[str, float]:
     """One pass over the training clips; returns the mean of each loss over the clips."""
     phase, config = training.phase, training.config
     sums: dict[str, float] = {}
-    for rows in batches(len(phase.clip_ids), config.batch_size, world, [config.seed, training.epoch]):
+    steps = batches(len(phase.clip_ids), config.batch_size, world, [config.seed, training.epoch])
+    phase.begin_epoch(training.epoch, [rows[rank::world] for rows in steps])
+    for rows in steps:
         gradients, losses = phase.gradients(rows[rank::world], len(rows), training.epoch)
         _sum_over_workers([*(g for group in gradients.values() for g in group), *losses.values()])
         for name, value in losses.items():

@@ -39,6 +39,9 @@ class PretrainPhase:
         self.parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in NonExpert.parts}
         self.rates = dict.fromkeys(self.parts, 1.0)
 
+    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
+        """Nothing to prepare: all sequences are in memory."""
+
     def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
         """Gradients by part, and sums of losses, of this worker's share of a batch of `total` clips."""
         batch = self._batch(self.train, rows, [0, epoch])
@@ -131,6 +134,9 @@ class ExpertPhase:
             self.parts["encoder"], self.rates["encoder"] = self.model.encoder, 0.1
         self.inputs = [torch.from_numpy(sequence.x).to(device) for sequence in sequences]
         self.states = None if config.model.finetune_encoder else self._encode()
+
+    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
+        """Nothing to prepare: all sequences are in memory."""
 
     def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
         """Gradients by part, and the sum of squared errors, of this worker's share of a batch."""

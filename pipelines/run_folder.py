@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Settings that say how and where to train, not what: a run may go on with other values.
-_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every", "poses", "dynamic", "static")
+# What lies behind keys and paths is part of the identity by its hash.
+_NEUTRAL = (
+    *("num_workers", "decode_workers", "use_gpu", "checkpoint_every"),
+    *("poses", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
+)
 _log = logging.getLogger(__name__)
 
 

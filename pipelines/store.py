@@ -191,7 +191,7 @@ def snapshot_of(path: Path, wanted: dict[str, str]) -> tuple[pa.Table, dict[str,
             remedy = remedy if family == "poses" else f"Run `aqa extract --kind {kind}` first"
             raise DataError(path, f"the store holds no {family}", remedy)
         if key not in keys and (key or len(keys) > 1):
-            flag = {"i3d": "dynamic", "frames": "static"}.get(kind, kind)
+            flag = {"i3d": "dynamic"}.get(kind, kind)
             name = "pose" if family == "poses" else family
             listed = f"it holds the {name} tables {', '.join(keys)}"
             raise DataError(path, listed, f"Choose one with --{flag} KEY")

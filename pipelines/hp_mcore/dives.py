@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.errors import DataError
+from pipelines.hp_mcore.frames import JPEG_COLUMN, Pictures
 from pipelines.motion import subject_of
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from torch import Tensor
 
     from aqa_models.hp_mcore.performance import Performances
@@ -27,6 +31,8 @@ STREAMS = ("keypoints", "dynamic", "static")
 _TEXTS = ("clip_id", "subject", "subject_id", "action_type", "split")
 _NUMBERS = ("score", "difficulty", "splash")
 _COPIED = ("clip_id", "subject_id", "action_type", "split", *_NUMBERS, "judge_scores")
+# Where a stream is in its table; pictures of many dives exceed what 32-bit offsets reach.
+_COLUMNS = {"keypoints": ("keypoints", pa.float32()), "frames": (JPEG_COLUMN, pa.large_binary())}
 _FACTS_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in _TEXTS),
@@ -34,6 +40,8 @@ _FACTS_SCHEMA = pa.schema(
         ("judge_scores", pa.list_(pa.float64())),
         ("procedures", pa.list_(pa.string())),
         ("transitions", pa.list_(pa.int32())),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
     ]
 )
 
@@ -79,16 +87,17 @@ def dive_table(clips: pa.Table, streams: dict[str, pa.Table], num_frames: int) -
 
     Args:
         clips: rows of CLIPS.
-        streams: any of keypoints (rows of POSES), dynamic and static (rows of FEATURES).
-        num_frames: T; poses and static features must have so many frames.
+        streams: any of keypoints (rows of POSES), dynamic, static and frames (rows of FEATURES).
+        num_frames: T; poses, static features and pictures must have so many frames.
 
     Returns:
         One row per clip that has all streams, in the order of the clips: its facts, `transitions` in sampled
-        frames, and a flat float32 column per stream, whose shape is in the schema's metadata.
+        frames, and a flat float32 column per stream, whose shape is in the schema's metadata; of frames the
+        JPEG pictures.
 
     Raises:
-        DataError: another skeleton or number of frames, streams of other frames of the video, or transitions
-            that do not rise.
+        DataError: another skeleton or number of frames, streams of other frames or another size of the video,
+            or transitions that do not rise.
     """
     found = {name: _by_clip(table) for name, table in streams.items()}
     facts, taken, shapes = [], [], {}
@@ -108,10 +117,13 @@ def dive_table(clips: pa.Table, streams: dict[str, pa.Table], num_frames: int) -
                 )
     joined = pa.Table.from_pylist(facts, schema=_FACTS_SCHEMA)
     for name, table in streams.items():
-        cells = table["keypoints" if name == "keypoints" else "features"].cast(pa.large_list(pa.float32()))
+        column, kind = _COLUMNS.get(name, ("features", pa.float32()))
+        cells = table[column].cast(pa.large_list(kind))
         cells = cells.combine_chunks().take(pa.array([rows[name] for rows in taken], pa.int64()))
-        joined = joined.append_column(name, cells)
-    told = {f"{name}.shape": ",".join(map(str, shape)) for name, shape in shapes.items()}
+        if name == "frames":
+            _check_pictures(facts, cells, num_frames)
+        joined = joined.append_column(JPEG_COLUMN if name == "frames" else name, cells)
+    told = {f"{name}.shape": ",".join(map(str, shapes[name])) for name in STREAMS if name in shapes}
     return joined.replace_schema_metadata(told)
 
 
@@ -121,6 +133,7 @@ class Dives:
     Attributes:
         facts: one Dive per row.
         shapes: stream -> shape of one performance.
+        pictures: what is filmed of them; None if the table holds none.
     """
 
     def __init__(self, table: pa.Table):
@@ -130,9 +143,11 @@ class Dives:
             for name in STREAMS
             if f"{name}.shape".encode() in told
         }
-        names = [field.name for field in table.schema if field.name not in STREAMS]
+        names = [field.name for field in table.schema if field.name not in (*STREAMS, JPEG_COLUMN)]
         self.facts = [_dive(row) for row in table.select(names).to_pylist()]
         self._arrays = {name: _arrays(table[name], shape) for name, shape in self.shapes.items()}
+        filmed = JPEG_COLUMN in table.column_names and len(table) > 0
+        self.pictures = Pictures(table) if filmed else None
 
     def __len__(self) -> int:
         return len(self.facts)
@@ -142,6 +157,13 @@ class Dives:
         starts, chunks = self._arrays[name]
         which = np.searchsorted(starts, rows, side="right") - 1
         return np.stack([chunks[c][row - starts[c]] for c, row in zip(which, rows, strict=True)])
+
+    def hash_into(self, digest: _Hash, row: int) -> None:
+        """Adds all that a model reads of a performance, besides its facts."""
+        for name in self.shapes:
+            digest.update(self.stream(name, [row]).tobytes())
+        for part in self.pictures.stored(row) if self.pictures else []:
+            digest.update(part)
 
     def statistics(self, name: str, rows: list[int]) -> tuple[Tensor, Tensor]:
         """Mean and deviation (D,) of each channel over some performances, a few read at a time."""
@@ -195,7 +217,7 @@ def slots(facts: list[Dive], num_procedures: int) -> tuple[Tensor, Tensor]:
 
 _OF_CELL = (
     "clip_id", "status", "person", "num_frames", "frame_index", "time_s", "skeleton", "num_joints",
-    "num_coordinates", "num_segments", "num_channels",
+    "num_coordinates", "num_segments", "num_channels", "width_px", "height_px",
 )  # fmt: skip
 
 
@@ -212,6 +234,8 @@ def _by_clip(table: pa.Table) -> dict[str, dict[str, Any]]:
 def _shape(name: str, cell: dict[str, Any]) -> tuple[int, ...]:
     if name == "keypoints":
         return cell["num_frames"], cell["num_joints"], cell["num_coordinates"]
+    if name == "frames":
+        return (cell["num_frames"],)
     return cell["num_segments"], cell["num_channels"]
 
 
@@ -238,12 +262,36 @@ def _facts(clip: dict[str, Any], cells: dict[str, dict[str, Any]], num_frames: i
             "extract poses and features with the same sampling",
         )
     first = next(iter(cells.values()))
+    size = _video_size(where, cells) if "frames" in cells else {}
     return {
         **{name: clip[name] for name in _COPIED},
         "subject": subject_of(clip),
         "procedures": clip["procedures"] or [],
         "transitions": sampled_transitions(clip, np.asarray(first["time_s"], np.float64)),
+        **size,
     }
+
+
+def _video_size(where: str, cells: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """Width and height of the upright video, of which both frames and poses are."""
+    frames, poses = cells["frames"], cells.get("keypoints", {})
+    size = {name: frames[name] for name in ("width_px", "height_px")}
+    other = {name: poses.get(name) or size[name] for name in size}  # imported poses may not know it
+    if other != size:
+        raise DataError(
+            where,
+            f"has poses of {other['width_px']} x {other['height_px']} px, but frames of a video of "
+            f"{size['width_px']} x {size['height_px']} px",
+            "extract both from the same file",
+        )
+    return size
+
+
+def _check_pictures(facts: list[dict[str, Any]], cells: pa.Array, num_frames: int) -> None:
+    for fact, count in zip(facts, pc.list_value_length(cells).to_pylist(), strict=True):
+        if count != num_frames:
+            cause = f"has {count or 0} pictures instead of {num_frames}"
+            raise DataError(f"clip {fact['clip_id']}", cause, "extract its frames again")
 
 
 def sampled_transitions(clip: dict[str, Any], time_s: np.ndarray) -> list[int]:

@@ -58,7 +58,7 @@ def evaluate_tables(
     Args:
         run_dir: folder of a finished run.
         clips: rows of CLIPS: the test dives, and the dives of the training as exemplars.
-        streams: any of keypoints, dynamic, static -> rows of POSES or FEATURES.
+        streams: any of keypoints, dynamic, static, frames -> rows of POSES or FEATURES.
         config: resamples and seed of the intervals.
 
     Returns:
@@ -129,7 +129,7 @@ def _score(
 
     from aqa_models.hp_mcore.model import HpMcore
 
-    model = HpMcore(trained.model, encoders=False)
+    model = HpMcore(trained.model, encoders=trained.encoders == "finetune")
     model.load_state_dict(tensors)
     return score_dives(model, dives, queries, pool, trained, torch.device("cpu"))
 
@@ -291,6 +291,5 @@ def _question(dives: Dives, rows: list[int], model: str, config: EvaluateConfig)
         told = [fact.clip_id, fact.subject, fact.action_type, fact.split, fact.score, fact.difficulty]
         told += [fact.transitions, fact.judge_scores]
         digest.update(json.dumps(told).encode())
-        for name in dives.shapes:
-            digest.update(dives.stream(name, [row]).tobytes())
+        dives.hash_into(digest, row)
     return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,37 @@ import pyarrow.compute as pc
 from pipelines.config import HpMcoreTrainConfig, TrackingConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
+from pipelines.hp_mcore.frames import streamed
+from pipelines.hp_mcore.weights import check_weights
 from pipelines.run_folder import Job, read_table, run, settings_identity
 from pipelines.splits import check_subjects, choose_validation, without_test
 
 if TYPE_CHECKING:
     import torch
 
-FAMILIES = {"keypoints": "poses", "dynamic": "features/i3d", "static": "features/static"}
+FAMILIES = {
+    "keypoints": "poses",
+    "dynamic": "features/i3d",
+    "static": "features/static",
+    "frames": "features/frames",
+}
 
 
 def wanted_streams(config: HpMcoreTrainConfig) -> dict[str, str]:
     """Stream -> key of its table ("" = the only one), for what the model reads."""
-    model = config.model
-    reads = {"keypoints": model.use_pose, "dynamic": model.use_dynamic, "static": model.reads_static}
-    keys = {"keypoints": config.poses, "dynamic": config.dynamic, "static": config.static}
+    model, learns = config.model, config.encoders == "finetune"
+    reads = {
+        "keypoints": model.use_pose,
+        "dynamic": model.use_dynamic and not learns,
+        "static": model.reads_static and not learns,
+        "frames": (model.use_dynamic or model.reads_static) and learns,
+    }
+    keys = {
+        "keypoints": config.poses,
+        "dynamic": config.dynamic,
+        "static": config.static,
+        "frames": config.frames,
+    }
     return {name: keys[name] for name, needed in reads.items() if needed}
 
 
@@ -44,7 +62,7 @@ def fit(
 
     Args:
         clips: rows of CLIPS; rows with split test are dropped, those without score left out.
-        streams: any of keypoints, dynamic, static -> rows of POSES or FEATURES.
+        streams: any of keypoints, dynamic, static, frames -> rows of POSES or FEATURES.
         config: settings.
         run_dir: folder of the run; the same folder again resumes it.
         provenance: where the tables came from (store path, versions, keys), for the records.
@@ -56,6 +74,7 @@ def fit(
     Raises:
         DataError, ConfigError, CorruptError, ClusterError: see errors.py.
     """
+    starting_weights = check_weights(config)
     check_subjects(clips)
     table = dive_table(without_test(clips), streams, NUM_FRAMES)
     table = table.filter(pc.is_valid(table["score"]))
@@ -64,7 +83,7 @@ def fit(
         raise DataError(
             "clips table",
             f"no training clip has a score and {', '.join(streams)}",
-            "extract poses and features of these clips first (`aqa extract --sampling uniform:96`)",
+            "extract poses and features or frames of these clips first (`aqa extract --sampling uniform:96`)",
         )
     splits = choose_validation(facts, config)
     _check(facts, splits, config)
@@ -75,8 +94,8 @@ def fit(
         phase="hp_mcore",
         worker=train_worker,
         config=config,
-        identity=_identity(table, config),
-        about={"subjects": sorted(splits)},
+        identity=_identity(table, config) | starting_weights,
+        about={"subjects": sorted(splits), **starting_weights},
         tables={"dives": table},
         counts={
             "clips": len(facts),
@@ -84,6 +103,7 @@ def fit(
             "val_clips": parts.count("val"),
             "dive_numbers": len({fact.action_type for fact in facts}),
         },
+        spec={"streams": "frames" in streams},
     )
     return run(job, run_dir, provenance, tracking)
 
@@ -97,7 +117,11 @@ def train_worker(
 
     run_dir = Path(spec["run_dir"])
     config = HpMcoreTrainConfig.model_validate(spec["config"])
-    phase = HpMcorePhase(Dives(read_table(run_dir, "dives")), config, device)
+    dives = Dives(read_table(run_dir, "dives"))
+    showing = None
+    if dives.pictures is not None and config.num_workers:
+        showing = partial(streamed, run_dir, dives.pictures, config.decode_workers)
+    phase = HpMcorePhase(dives, config, device, showing)
     run_epochs(phase, config, run_dir, spec["identity"], spec["about"], report)
 
 
@@ -132,8 +156,7 @@ def _identity(table: pa.Table, config: HpMcoreTrainConfig) -> dict[str, Any]:
         told = [fact.clip_id, fact.subject, fact.split, fact.action_type, fact.score, fact.difficulty]
         splash = None if np.isnan(fact.splash) else fact.splash
         digest.update(json.dumps([*told, splash, fact.transitions]).encode())
-        for name in dives.shapes:
-            digest.update(dives.stream(name, [row]).tobytes())
+        dives.hash_into(digest, row)
     return {
         "phase": "hp_mcore",
         "data.clips": len(dives),

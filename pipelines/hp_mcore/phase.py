@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,12 @@ from aqa_models.metrics import mae, spearman_rho
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.hp_mcore.augment import vary_poses
 from pipelines.hp_mcore.dives import Dives
+from pipelines.hp_mcore.frames import EXEMPLAR, QUERY, Shot, Showing, filmed, normalised, training_shot
 from pipelines.hp_mcore.score import attempt_of, autocast, score_dives, segmentation_metrics, target_of
+from pipelines.hp_mcore.weights import load_weights
 
-# Second number of a seed: 0 = transitions.
-_DROPOUT, _POSES = 1, 2
+# Second number of a seed: 0 = exemplars and transitions, 2 = views (frames.py).
+_DROPOUT, _POSES = 1, 3
 
 
 class HpMcorePhase:
@@ -29,11 +32,21 @@ class HpMcorePhase:
         dives: rows of the splits train and val, all with scores and transitions.
         config: settings.
         device: where to train.
+        showing: decodes the frames of training dives elsewhere, in the order asked for; None = here.
+
+    Raises:
+        ConfigError: more dive numbers than the model knows, or starting weights that do not fit.
     """
 
     kind = "hp_mcore"
 
-    def __init__(self, dives: Dives, config: HpMcoreTrainConfig, device: torch.device):
+    def __init__(
+        self,
+        dives: Dives,
+        config: HpMcoreTrainConfig,
+        device: torch.device,
+        showing: Showing | None = None,
+    ):
         self.dives, self.config, self.device = dives, config, device
         self.train_rows = [row for row, fact in enumerate(dives.facts) if fact.split == "train"]
         self.val_rows = [row for row, fact in enumerate(dives.facts) if fact.split == "val"]
@@ -43,12 +56,23 @@ class HpMcorePhase:
         self.splash = _mean_and_deviation([f.splash for f in facts if not np.isnan(f.splash)])
         self.numbers = {number: place for place, number in enumerate(sorted({f.action_type for f in facts}))}
         torch.manual_seed(config.seed)
-        self.model = HpMcore(config.model, encoders=False).to(device)
+        learns = config.encoders == "finetune"
+        self.model = HpMcore(config.model, learns, config.checkpoint_gradients)
+        load_weights(self.model, config)
+        self.model.to(device)
         for name, scale in self.model.scales.items():
             scale.set(*dives.statistics(name, self.train_rows))
-        self.parts: dict[str, nn.Module] = {"model": self.model}
-        self.rates = {"model": 1.0}
+        self.parts = parts_of(self.model)
+        rates = {"model": 1.0, "dynamic": config.dynamic_rate, "static": config.static_rate}
+        self.rates = {part: rates[part] for part in self.parts}
         self._epoch, self._exemplars = -1, {}
+        self._showing = showing or (dives.pictures.shown if dives.pictures else None)
+        self._shown: Iterator[np.ndarray] = iter(())
+
+    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
+        """Says which positions `gradients` will be asked for, so that their frames can be decoded ahead."""
+        if self._showing is not None:
+            self._shown = self._showing([shot for rows in shares for shot in self._shots(rows, epoch)])
 
     def gradients(
         self, rows: list[int], total: int, epoch: int
@@ -60,12 +84,16 @@ class HpMcorePhase:
         # Dropout is a function of (seed, epoch, first clip), so that a resumed run draws the same.
         torch.manual_seed(_seed(self.config.seed, _DROPOUT, epoch, rows[0]))
         batch = self.dives.batch(queries + exemplars, self.config.model.num_procedures, self.numbers)
-        if self.config.vary_poses and batch.keypoints is not None:
+        if self.dives.pictures is not None:
+            shots, moved = self._shots(rows, epoch), self.config.transform_poses
+            batch = filmed(batch, self.dives.pictures, shots, self._shown, moved)
+        elif self.config.vary_poses and batch.keypoints is not None:
             seeds = [[self.config.seed, _POSES, epoch, row] for row in queries + exemplars]
             batch = replace(batch, keypoints=vary_poses(batch.keypoints, seeds))
         assert batch.splash is not None
         assert batch.transitions is not None
-        batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1]).to(self.device)
+        batch = replace(batch, splash=(batch.splash - self.splash[0]) / self.splash[1])
+        batch = normalised(batch.to(self.device))
         targets = [target_of(self.dives.facts[row], self.config) for row in queries + exemplars]
         scores = torch.tensor(targets, device=self.device)
         with autocast(self.config, self.device):
@@ -116,12 +144,31 @@ class HpMcorePhase:
             self._epoch = epoch
         return self._exemplars[row]
 
+    def _shots(self, rows: list[int], epoch: int) -> list[Shot]:
+        """How the dives of a step are shown: queries, then their exemplars."""
+        exemplars = [self._exemplar(row, epoch) for row in rows]
+        return [
+            training_shot(self.config.seed, epoch, self.train_rows[row], role)
+            for role, positions in ((QUERY, rows), (EXEMPLAR, exemplars))
+            for row in positions
+        ]
+
     def _cuts(self, annotated: Tensor, rows: list[int], epoch: int) -> Tensor:
         """Annotated transitions; -1 in the rows that are cut at the model's own this time."""
         share = self.config.predicted_share * epoch / max(1, self.config.epochs - 1)
         draws = [np.random.default_rng([self.config.seed, 0, epoch, row]).random() for row in rows]
         own = torch.tensor([draw < share for draw in draws], device=annotated.device)
         return annotated.masked_fill(own[:, None], -1)
+
+
+def parts_of(model: HpMcore) -> dict[str, nn.Module]:
+    """The visual encoders that the model holds, and all the rest: parts with step sizes of their own."""
+    encoders = {"dynamic": model.dynamic_encoder, "static": model.static_encoder}
+    learning = {name: encoder for name, encoder in encoders.items() if encoder is not None}
+    if not learning:
+        return {"model": model}
+    rest = [child for child in model.children() if not any(child is encoder for encoder in learning.values())]
+    return {"model": nn.ModuleList(rest), **learning}
 
 
 def _gradients(loss: Tensor, parameters: dict[str, list[nn.Parameter]]) -> dict[str, list[Tensor]]:

@@ -16,8 +16,10 @@ from aqa_models.metrics import average_iou, procedure_iou, temporal_iou
 from pipelines.config import HpMcoreTrainConfig
 from pipelines.errors import DataError
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, slots
+from pipelines.hp_mcore.frames import Shot, filmed, normalised
 
 ENCODED_AT_A_TIME, PAIRS_AT_A_TIME = 16, 64
+FILMED_AT_A_TIME = 4  # of dives that are encoded from their frames
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,15 @@ def _encode(
     device: torch.device,
 ) -> Encoded:
     """Encodes dives whose procedures are as many as those of `like`."""
-    parts = []
-    for begin in range(0, len(rows), ENCODED_AT_A_TIME):
-        some = slice(begin, begin + ENCODED_AT_A_TIME)
-        batch = dives.batch(rows[some], config.model.num_procedures, {}, like[some]).to(device)
+    parts, pictures = [], dives.pictures
+    size = ENCODED_AT_A_TIME if pictures is None else FILMED_AT_A_TIME
+    for begin in range(0, len(rows), size):
+        some = slice(begin, begin + size)
+        batch = dives.batch(rows[some], config.model.num_procedures, {}, like[some])
+        if pictures is not None:
+            shots = [Shot(row) for row in rows[some]]
+            batch = filmed(batch, pictures, shots, pictures.shown(shots), config.transform_poses)
+        batch = normalised(batch.to(device))
         with autocast(config, device):
             parts.append(model.encode(batch, batch.transitions if given_transitions else None))
     return Encoded.concatenate(parts)

@@ -13,15 +13,20 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 # A worker that dies is replaced and its rows are done again; rows that kill their worker
 # again and again must end the run instead of being tried for ever (Ray Data's default).
 MAX_RETRIES = 5
 # Pixels that wait between two pools are held to a few blocks of this size.
 BLOCK_BYTES = 32 << 20
+# What a trainer lets be decoded ahead: some steps, never what would make the object store spill.
+AHEAD_BYTES = 256 << 20
 SECONDS = "seconds"
 
 
@@ -102,17 +107,8 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
         Tables of the last pool's rows in any order, with a column `seconds` for `sum_seconds`.
     """
     import ray.data
-    from ray.util.annotations import RayDeprecationWarning
 
-    # The limit has no named parameter yet; the warning is about Ray 2.64, we pin 2.60.
-    warnings.simplefilter("ignore", RayDeprecationWarning)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context.execution_options.preserve_order = False
-    # The longest clip has a time limit of its own; Ray's 30 minutes would end long queues.
-    context.execution_no_progress_timeout_s = -1
-    context.target_max_block_size = BLOCK_BYTES
+    _context(preserve_order=False)
     blocks = [plan.slice(start, rows_per_block) for start in range(0, plan.num_rows, rows_per_block)]
     dataset = ray.data.from_arrow(blocks)
     for pool in pools:
@@ -127,3 +123,53 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
             max_task_retries=MAX_RETRIES,
         )
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def stream_in_order(plan: pa.Table, stage: Stage, workers: int, rows_per_task: int) -> Iterator[pa.Table]:
+    """Stream the plan through tasks of one stage, in the order of the plan: for trainers.
+
+    Called by a trainer that runs in Ray; each has a stream of its own, because each knows which rows it
+    needs next. Tasks keep nothing, so `setup` must be cheap.
+
+    Args:
+        plan: the work.
+        stage: gives at least one row for each row of the plan, in order.
+        workers: tasks at the same time.
+        rows_per_task: rows given to a task.
+
+    Yields:
+        Tables of the stage's rows in the order of the plan.
+    """
+    import ray
+    import ray.data
+
+    context = _context(preserve_order=True)
+    context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=AHEAD_BYTES)
+    # Trainers may hold every processor; tasks that asked for one of their own would wait for ever.
+    free = ray.available_resources().get("CPU", 0)
+    blocks = [plan.slice(start, rows_per_task) for start in range(0, plan.num_rows, rows_per_task)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        lambda rows: stage.process(stage.setup(), rows),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.TaskPoolStrategy(size=workers),
+        num_cpus=1 if free >= 1 else 0,
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+
+
+def _context(*, preserve_order: bool) -> DataContext:
+    """Settings of Ray Data that all our streams share."""
+    import ray.data
+    from ray.util.annotations import RayDeprecationWarning
+
+    # The limit has no named parameter yet; the warning is about Ray 2.64, we pin 2.60.
+    warnings.simplefilter("ignore", RayDeprecationWarning)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options.preserve_order = preserve_order
+    # The longest clip has a time limit of its own; Ray's 30 minutes would end long queues.
+    context.execution_no_progress_timeout_s = -1
+    context.target_max_block_size = BLOCK_BYTES
+    return context

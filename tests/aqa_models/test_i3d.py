@@ -226,3 +226,28 @@ def test_names_of_neither_file_stay_visible():
 def test_another_shape_is_refused(shape):
     with torch.device("meta"), pytest.raises(ValueError, match=r"\(B, 3, T, h, w\), got \("):
         i3d.I3D()(torch.empty(shape))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_gradients_in_bf16_are_those_in_fp32(frames):
+    """Two frames and a 3 x 3 x 3 filter: what PyTorch gives on some processors is uninitialised memory."""
+    torch.manual_seed(0)
+    unit = i3d.Unit(32, 64, 3)
+    clips, weights = torch.randn(4, 32, frames, 4, 4), torch.randn(4, 64, frames, 4, 4)
+    found = {}
+    for kind in (torch.float32, torch.bfloat16):
+        dirt = torch.full((1 << 22,), 1e30)  # so that memory which nobody writes is not 0 by chance
+        del dirt
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+            result = unit(clips)
+        (found[kind],) = torch.autograd.grad((result.float() * weights).sum(), [unit.conv3d.weight])
+    pair = (found[torch.bfloat16].flatten(), found[torch.float32].flatten())
+    assert torch.cosine_similarity(*pair, dim=0) > 0.99
+
+
+def test_padding_beforehand_changes_nothing():
+    unit = i3d.Unit(8, 8, 3)
+    clips = torch.randn(2, 8, 2, 5, 5)
+    with torch.no_grad():
+        expected = unit(clips)
+    torch.testing.assert_close(unit(clips), expected)
