@@ -54,8 +54,8 @@ class HpMcoreConfig:
     """Whether neighbouring procedures share frames, as in the released code."""
     decoder_layers: int = 4
     """Cross-attention layers of the regression."""
-    combination: Literal["average", "learned"] = "average"
-    """Of the streams' deltas: average, or (fused + lambda static) / (1 + lambda) with learned lambda."""
+    combination: Literal["average", "learned", "validated"] = "average"
+    """Of the streams: average, (fused + lambda static) / (1 + lambda), or as validation likes best."""
     antisymmetric: bool = False
     """Half the difference of both directions, so that swapping query and exemplar negates every delta."""
     action_numbers: int = 60
@@ -145,6 +145,7 @@ PRESETS: Mapping[str, HpMcoreConfig] = MappingProxyType(
             segmentation_input="all",
             decoding="ordered",
             slices="disjoint",
+            combination="validated",
             stream_weight=1.0,
             antisymmetric=True,
             standardise=True,

@@ -125,7 +125,7 @@ class StageRegression(nn.Module):
 
     w_k = exp(theta_k) starts at 2 and is shared by the fused and the static stream; the angles add up.
     `average` is the mean of the streams; `learned` weighs the fused stream 1 and every other one by its own
-    lambda = exp(.) > 0, which starts at 1.
+    lambda = exp(.) > 0, which starts at 1; `validated` is the mean until `set_shares` is told otherwise.
     """
 
     def __init__(self, config: HpMcoreConfig):
@@ -139,6 +139,11 @@ class StageRegression(nn.Module):
         self.theta = nn.Parameter(torch.full((config.num_procedures,), math.log(2.0)))
         others = [name for name in ("static", "angles") if getattr(self, name) is not None]
         learned = others if config.combination == "learned" else []
+        self.names = ("fused", *others)
+        self.shares: Tensor
+        if config.combination == "validated":
+            self.register_buffer("shares", torch.full((len(self.names),), 1 / len(self.names)))
+        self.validated = config.combination == "validated"
         self.log_confidence = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in learned})
 
     def forward(self, query: Steps, exemplar: Steps, present: Tensor) -> Comparison:
@@ -163,8 +168,14 @@ class StageRegression(nn.Module):
         return Comparison(mixed.sum(dim=1), mixed, streams)
 
     def confidence(self, stream: str) -> Tensor | float:
-        """lambda: how much a stream counts against the fused one."""
+        """lambda: how much a stream counts against the others."""
+        if self.validated:
+            return self.shares[self.names.index(stream)]
         return self.log_confidence[stream].exp() if stream in self.log_confidence else 1.0
+
+    def set_shares(self, shares: dict[str, float]) -> None:
+        """How much each stream counts, for `validated`; 0 or more, together 1."""
+        self.shares.copy_(torch.tensor([shares[name] for name in self.names]))
 
     def _difference(self, stream: StreamRegression, query: Tensor, exemplar: Tensor) -> Tensor:
         difference = stream(query, exemplar)

@@ -35,6 +35,7 @@ class Prediction:
         exemplars: rows compared with.
         votes: (E,) score that each of them gives.
         rule: what exemplars and query have in common: the rule asked for, or a fallback.
+        streams: score that each stream of the regression gives alone.
     """
 
     row: int
@@ -46,6 +47,7 @@ class Prediction:
     exemplars: tuple[int, ...]
     votes: tuple[float, ...]
     rule: Rule
+    streams: dict[str, float]
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def score_dives(
         models = [_usual([dives.facts[row] for row in others]) for others in against]
         encoded = _encode(model, dives, rows, models, False, config, device)
         pairs = [(i, place[row]) for i, others in enumerate(against) for row in others]
-        deltas, contributions = _compare(model, encoded, bank, pairs, config, device)
+        deltas, contributions, alone = _compare(model, encoded, bank, pairs, config, device)
         first = 0
         for i, (query, others) in enumerate(zip(rows, against, strict=True)):
             own = slice(first, first := first + len(others))
@@ -108,6 +110,7 @@ def score_dives(
                     exemplars=tuple(others),
                     votes=tuple((scores + votes).tolist()),
                     rule=choices[dives.facts[query].clip_id].rule,
+                    streams={n: float((scores + points * d[own]).mean()) for n, d in alone.items()},
                 )
             )
     return found
@@ -195,16 +198,18 @@ def _compare(
     pairs: list[tuple[int, int]],
     config: HpMcoreTrainConfig,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Differences (N,) and contributions (N, P) of pairs (query, exemplar), in points."""
-    deltas, contributions = [], []
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Of pairs (query, exemplar): differences (N,), contributions (N, P), differences by stream (N,)."""
+    deltas, contributions, streams = [], [], []
     for begin in range(0, len(pairs), PAIRS_AT_A_TIME):
         q, e = torch.tensor(pairs[begin : begin + PAIRS_AT_A_TIME], device=device).T
         with autocast(config, device):
             comparison = model.compare(queries[q], bank[e])
         deltas.append(_numbers(comparison.delta))
         contributions.append(_numbers(comparison.contributions))
-    return np.concatenate(deltas), np.concatenate(contributions)
+        streams.append({name: _numbers(stream.sum(dim=1)) for name, stream in comparison.streams.items()})
+    alone = {name: np.concatenate([part[name] for part in streams]) for name in streams[0]}
+    return np.concatenate(deltas), np.concatenate(contributions), alone
 
 
 def _numbers(values: Tensor) -> np.ndarray:
