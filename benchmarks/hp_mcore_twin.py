@@ -27,7 +27,7 @@ import numpy as np
 
 VARIANTS: dict[str, dict[str, str]] = {
     "full (best)": {},
-    "without pose": {"model.use_pose": "false", "model.pose_stream": "false", "model.pose_angles": "false"},
+    "without pose": {"model.use_pose": "false"},
     "without joint angles": {"model.pose_angles": "false"},
     "without static stream": {"model.use_static": "false"},
     "without contrastive loss": {"model.contrastive_weight": "0"},

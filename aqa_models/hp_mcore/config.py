@@ -31,7 +31,7 @@ class HpMcoreConfig:
     standardise: bool = False
     """Stored features are brought to mean 0 and deviation 1 by the training set's statistics."""
     use_pose: bool = True
-    """Hierarchical skeletal encoder and its part in the fusion."""
+    """Hierarchical skeletal encoder and its part in the fusion; without it no other pose switch counts."""
     pose_stream: bool = False
     """Pose features join the fused stream themselves, not only as a bias of its attention (preset best)."""
     pose_angles: bool = False
@@ -91,10 +91,6 @@ class HpMcoreConfig:
             raise ValueError(
                 "use_dynamic, use_static and use_pose are all off: nothing is left to score from"
             )
-        if self.pose_stream and not self.use_pose:
-            raise ValueError("pose_stream needs use_pose: without it there are no pose features")
-        if self.pose_angles and not self.use_pose:
-            raise ValueError("pose_angles needs use_pose: without it there are no keypoints")
         if self.transitions == "fixed":
             return
         if self.decoding == "halves" and self.num_procedures != 3:
@@ -103,6 +99,17 @@ class HpMcoreConfig:
             )
         if self.segmentation_input == "dynamic" and not self.use_dynamic:
             raise ValueError("segmentation_input = dynamic needs use_dynamic; use static or all")
+
+    @property
+    def adds_poses(self) -> bool:
+        """Whether pose features join the fused stream themselves."""
+        alone = not (self.use_dynamic or self.use_static)
+        return self.use_pose and (self.pose_stream or alone)
+
+    @property
+    def compares_angles(self) -> bool:
+        """Whether joint angles are a stream of the regression."""
+        return self.use_pose and self.pose_angles
 
     @property
     def static_width(self) -> int:

@@ -80,7 +80,7 @@ class Fusion(nn.Module):
             self.dynamic.extend(projection(DYNAMIC_WIDTH, DYNAMIC_HIDDEN) for _ in slots)
         if config.use_static:
             self.static.extend(projection(config.static_width, STATIC_HIDDEN) for _ in slots)
-        if config.pose_stream or not (config.use_dynamic or config.use_static):
+        if config.adds_poses:
             self.pose.extend(projection(POSE_WIDTH, POSE_HIDDEN) for _ in slots)
         self.attention = nn.ModuleList(PoseGuidedAttention(config.use_pose) for _ in slots)
 

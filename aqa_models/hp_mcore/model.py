@@ -145,7 +145,7 @@ class HpMcore(nn.Module):
             self.static_encoder = StaticEncoder(config.static_network, checkpoint=checkpoint)
         if config.use_pose:
             self.skeletal_encoder = SkeletalEncoder(config)
-        self.angle_norm = nn.BatchNorm1d(NUM_ANGLES, affine=False) if config.pose_angles else None
+        self.angle_norm = nn.BatchNorm1d(NUM_ANGLES, affine=False) if config.compares_angles else None
         self.segmentation = None
         if config.transitions == "predicted":
             widths = _segmentation_widths(config)

@@ -135,7 +135,7 @@ class StageRegression(nn.Module):
         sizes = (config.decoder_layers, not config.antisymmetric)
         self.fused = StreamRegression(*sizes)
         self.static = StreamRegression(*sizes) if config.use_static else None
-        self.angles = AngleRegression(config) if config.pose_angles else None
+        self.angles = AngleRegression(config) if config.compares_angles else None
         self.theta = nn.Parameter(torch.full((config.num_procedures,), math.log(2.0)))
         others = [name for name in ("static", "angles") if getattr(self, name) is not None]
         learned = others if config.combination == "learned" else []

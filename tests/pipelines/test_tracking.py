@@ -101,3 +101,29 @@ def test_importing_the_module_does_not_import_mlflow():
     here = {**os.environ, "PYTHONPATH": str(tracking.Path(tracking.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_two_runs_that_start_together_share_a_new_database(tmp_path):
+    """Without the lock both make the tables, and one of them fails."""
+    code = (
+        "import sys, time, mlflow\n"
+        "from pathlib import Path\n"
+        "from pipelines.tracking import _client\n"
+        "Path(sys.argv[2]).touch()\n"
+        "while len(list(Path(sys.argv[2]).parent.glob('ready*'))) < 3:\n"
+        "    time.sleep(0.001)\n"
+        "print(len(_client('sqlite:///' + sys.argv[1]).search_experiments()))\n"
+    )
+    here = {**os.environ, "PYTHONPATH": str(tracking.Path(tracking.__file__).parents[1])}
+    command = [sys.executable, "-c", code, str(tmp_path / "mlflow.db")]
+    both = [
+        subprocess.Popen(
+            [*command, str(tmp_path / f"ready{k}")], env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for k in range(3)
+    ]
+    for process in both:
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()[-500:]
+        assert out.decode().strip() == "1"

@@ -15,7 +15,6 @@ from aqa_models.hp_mcore.config import PRESETS, HpMcoreConfig
         ({"steps_per_procedure": 1}, "steps_per_procedure must be at least 2, got 1"),
         ({"score_scale": 0.0}, "score_scale must be above 0 points, got 0.0"),
         ({"use_dynamic": False, "use_static": False, "use_pose": False}, "nothing is left to score from"),
-        ({"use_pose": False, "pose_stream": True}, "pose_stream needs use_pose"),
         ({"num_procedures": 5}, "halves knows 3 procedures, not 5; use decoding = ordered"),
         ({"use_dynamic": False, "segmentation_input": "dynamic"}, "segmentation_input = dynamic needs use_"),
     ],

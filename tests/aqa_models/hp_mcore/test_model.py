@@ -285,11 +285,11 @@ def test_any_number_of_procedures(slots):
     [
         {"use_dynamic": False},
         {"use_static": False},
-        {"use_pose": False, "pose_stream": False, "pose_angles": False},
+        {"use_pose": False},
         {"use_dynamic": False, "use_static": False},
         {"use_dynamic": False, "use_static": False, "pose_stream": False},
-        {"use_static": False, "use_pose": False, "pose_stream": False, "pose_angles": False},
-        {"use_dynamic": False, "use_pose": False, "pose_stream": False, "pose_angles": False},
+        {"use_static": False, "use_pose": False},
+        {"use_dynamic": False, "use_pose": False},
         {"use_static": False, "segmentation_input": "static"},
     ],
 )

@@ -290,7 +290,7 @@ def test_streams_that_the_model_reads():
         return wanted_streams(settings(replace(PRESETS["best"], **changes), poses="p", static="s"))
 
     assert wanted() == {"keypoints": "p", "dynamic": "", "static": "s"}
-    assert wanted(use_pose=False, pose_stream=False) == {"dynamic": "", "static": "s"}
+    assert wanted(use_pose=False) == {"dynamic": "", "static": "s"}
     assert wanted(use_dynamic=False, use_static=False) == {"keypoints": "p"}
     # A segmentation by the static features needs them even where the regression does without.
     legacy = {"use_static": False, "segmentation_input": "static"}

@@ -11,7 +11,7 @@ from made_dives import SEGMENTING, SMALL, changed, make_tables, settings
 from scipy.stats import spearmanr
 
 from pipelines.hp_mcore.dives import Dives, dive_table
-from pipelines.hp_mcore.phase import HpMcorePhase
+from pipelines.hp_mcore.phase import HpMcorePhase, best_shares
 from pipelines.hp_mcore.score import score_dives
 
 CPU = torch.device("cpu")
@@ -214,3 +214,15 @@ def test_reduced_precision_is_near(dives):
     assert HpMcorePhase(dives, settings(precision="bf16"), CPU).validate()["mae"] == pytest.approx(
         exact, rel=0.05
     )
+
+
+def test_validation_shares_the_streams_by_least_squares():
+    true = np.array([10.0, 20.0, 40.0, 30.0])
+    noise = np.array([3.0, -3.0, 2.0, -2.0])
+    # The true scores are the mean of the first two streams; the third knows nothing.
+    alone = {"fused": true + noise, "static": true - noise, "angles": np.full(4, 25.0)}
+    shares = best_shares(alone, true)
+    expected = {"fused": 0.475 + 0.05 / 3, "static": 0.475 + 0.05 / 3, "angles": 0.05 / 3}
+    assert shares == pytest.approx(expected, abs=1e-3)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert best_shares({"fused": true}, true) == pytest.approx({"fused": 1.0})

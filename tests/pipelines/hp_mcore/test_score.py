@@ -223,8 +223,17 @@ def test_pairs_are_compared_with_their_own_exemplars(dives, monkeypatch):
         assert found.votes == pytest.approx(known + level[found.row] - level[others], abs=1e-4)
 
 
+def test_streams_alone_mix_to_the_score(model, dives):
+    """With plain averaging the score is the mean of what the streams say."""
+    for found in score(model, dives, num_exemplars=3):
+        assert found.streams
+        assert found.score == pytest.approx(np.mean(list(found.streams.values())), abs=1e-3)
+
+
 def prediction(row: int, *transitions: int) -> Prediction:
-    return Prediction(row, 0.0, 0.0, 0.0, (0.0,) * (len(transitions) + 1), transitions, (0,), (0.0,), "any")
+    return Prediction(
+        row, 0.0, 0.0, 0.0, (0.0,) * (len(transitions) + 1), transitions, (0,), (0.0,), "any", {}
+    )
 
 
 def three_cut(tables, *steps: tuple[int, ...]) -> Dives:
