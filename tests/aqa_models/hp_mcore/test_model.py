@@ -238,6 +238,7 @@ def test_decoded_transitions_carry_no_gradient_into_the_segmentation():
     assert all(p.grad is None for p in net.segmentation.parameters())
 
 
+@pytest.mark.slow
 def test_eight_pairs_are_learned_by_heart_and_then_a_swap_negates():
     config = replace(
         LEGACY, decoder_layers=1, steps_per_procedure=2, score_scale=10.0, use_pose=False, dropout=0.0

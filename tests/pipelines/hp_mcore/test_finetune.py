@@ -80,6 +80,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(films, filmed_run, tmp_path, monkeypatch):
     real = loop.train_epoch
 
