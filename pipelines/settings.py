@@ -121,6 +121,19 @@ def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
     return found
 
 
+def _decided_by_presets() -> set[str]:
+    """Every path about which some preset says something."""
+    names = {
+        section: [Source(name, "preset") for name in presets] for section, presets in TRAIN_PRESETS.items()
+    }
+    return {
+        path
+        for section, sources in names.items()
+        for source in sources
+        for path in _from_presets({f"{section}.preset": source})
+    }
+
+
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool]:
     """Dotted path -> scalar, as MLflow stores parameters; tuples become text with commas, None empty text."""
     return {path: _scalar(value) for path, value in _leaves(config)}
@@ -157,6 +170,7 @@ def flag_of(path: str) -> str:
 def write_template() -> str:
     """A TOML file of all settings at their defaults, each with its meaning; reading it gives `Config()`."""
     lines = ["# Configuration of aqa. Strength: flag > environment (AQA_SECTION__KEY) > this file > default."]
+    presets = _decided_by_presets()
     section = None
     for setting in sorted(describe(), key=lambda s: s.path.rpartition(".")[0]):
         table, _, key = setting.path.rpartition(".")
@@ -166,7 +180,10 @@ def write_template() -> str:
         lines += textwrap.wrap(
             f"{setting.meaning} ({kind_name(setting)})", 100, initial_indent="# ", subsequent_indent="# "
         )
-        lines.append(f'# {key} = ""' if setting.default is None else f"{key} = {_toml(setting.default)}")
+        line = f'{key} = ""' if setting.default is None else f"{key} = {_toml(setting.default)}"
+        # A value that is written would be stronger than the preset somebody chooses in the same file.
+        decided = setting.path in presets or setting.default is None
+        lines.append(f"# {line}" if decided else line)
     return "\n".join(lines) + "\n"
 
 

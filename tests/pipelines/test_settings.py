@@ -149,7 +149,17 @@ def test_template_parses_back_to_the_defaults(toml):
     config, origins = resolve(file)
     assert config == Config()
     from_file = {path for path, origin in origins.items() if origin.startswith(str(file))}
-    assert from_file == set(origins) - {"extract.weights", "extract.detector_weights"}  # comments: no default
+    no_default = {setting.path for setting in describe() if setting.default is None}
+    assert {"extract.weights", "extract.detector_weights"} <= no_default
+    comments = set(origins) - no_default - from_file  # what presets decide
+    assert {"hp_mcore.model.antisymmetric", "hp_mcore.epochs", "hp_mcore.by_difficulty"} <= comments
+    assert all(path.startswith("hp_mcore.") for path in comments)
+    assert not no_default & from_file
+
+
+def test_a_preset_chosen_in_the_template_counts(toml):
+    file = toml(write_template().replace('preset = "best"', 'preset = "legacy"'))
+    assert resolve(file)[0].hp_mcore == load_config(flags={"hp_mcore.preset": "legacy"}).hp_mcore
 
 
 def test_template_holds_every_setting_with_its_meaning():
