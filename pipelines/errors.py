@@ -85,7 +85,7 @@ class ClusterError(AqaError):
 
 
 class WriterError(AqaError):
-    """Another process is writing the same table."""
+    """Another process is writing the same table, or training the same run."""
 
     exit_code = 6
 

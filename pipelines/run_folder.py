@@ -12,9 +12,13 @@ The same job with the same run folder goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import tracking as tracking_module
 from pipelines.checkpoint import check_identity, write_durably
 from pipelines.config import TrackingConfig, TrainSection
-from pipelines.errors import CorruptError
+from pipelines.errors import CorruptError, WriterError
 from pipelines.launch import Worker, launch
 
 if TYPE_CHECKING:
@@ -86,6 +90,7 @@ def run(
 
     Raises:
         ConfigError: the folder belongs to another run.
+        WriterError: another process is training it.
         CorruptError, DataError, ClusterError: see errors.py.
     """
     run_dir = run_dir.absolute()
@@ -100,10 +105,23 @@ def run(
     if earlier:
         check_identity(run_dir, earlier["identity"], job.identity)
     run_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(run_dir):
+        return _train(job, run_dir, record, bool(earlier), provenance, tracking)
+
+
+def _train(
+    job: Job,
+    run_dir: Path,
+    record: dict[str, Any],
+    resumed: bool,
+    provenance: dict[str, Any],
+    tracking: TrackingConfig | None,
+) -> dict[str, Any]:
     _write_json(run_dir / "config.json", record)
     (run_dir / "data").mkdir(exist_ok=True)
     for name, table in job.tables.items():
         _write_arrow(run_dir / "data" / f"{name}.arrow", table)
+    about = {**job.about, "provenance": provenance, "phase": job.phase}
     spec = {**record, "run_dir": str(run_dir), "about": about}
     with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
         launch(job.worker, spec, job.config)
@@ -111,7 +129,27 @@ def run(
         tracker.finish({key: summary[key] for key in ("best_epoch", "best_val_loss")}, [run_dir / "model"])
     shutil.rmtree(run_dir / "data")
     _write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
-    return {**summary, "resumed": bool(earlier)}
+    return {**summary, "resumed": resumed}
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Two processes in one run folder would write over each other's checkpoints."""
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        _lock(folder, run_dir)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, run_dir: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WriterError(
+            run_dir, "another process is training this run", "wait for it, or give this run another name"
+        ) from None
 
 
 def read_table(run_dir: Path, name: str) -> pa.Table:

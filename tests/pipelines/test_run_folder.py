@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 
 import pyarrow as pa
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from pipelines.checkpoint import save_bundle
 from pipelines.config import HpMcoreTrainConfig, PretrainConfig
-from pipelines.errors import ConfigError, CorruptError
+from pipelines.errors import ConfigError, CorruptError, WriterError
 from pipelines.run_folder import Job, read_json, read_table, run, settings_identity
 
 ROWS = pa.table({"name": ["a", "b"], "values": pa.array([[1.0, 2.0], []], pa.list_(pa.float32()))})
@@ -121,3 +123,16 @@ def test_a_damaged_record_is_named(tmp_path):
         CorruptError, match="summary.json: is not readable as JSON. Give this run another name"
     ):
         run(job(), tmp_path, {}, None)
+
+
+def test_two_processes_in_one_run_folder_are_refused(tmp_path):
+    """The lock belongs to the open folder, so a second opening in this process stands for another one."""
+    (tmp_path / "run").mkdir()
+    other = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(WriterError, match="another process is training this run. Wait for it"):
+            run(job(), tmp_path / "run", {}, None)
+    finally:
+        os.close(other)
+    assert not run(job(), tmp_path / "run", {}, None)["resumed"]
