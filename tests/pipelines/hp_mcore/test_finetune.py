@@ -50,6 +50,7 @@ def phase_of(films, config: HpMcoreTrainConfig) -> HpMcorePhase:
     return HpMcorePhase(Dives(dive_table(clips, streams, NUM_FRAMES)), config, CPU)
 
 
+@pytest.mark.slow
 def test_encoders_learn_and_travel_with_the_model(films, filmed_run):
     torch.manual_seed(learning().seed)
     start = HpMcore(STATIC, encoders=True).state_dict()
@@ -61,6 +62,7 @@ def test_encoders_learn_and_travel_with_the_model(films, filmed_run):
     assert config["static_weights.sha256"] == "random"
 
 
+@pytest.mark.slow
 def test_test_dives_are_scored_from_their_pictures(films, filmed_run):
     clips, streams = films
     result = evaluate_tables(filmed_run, clips, streams, EvaluateConfig(bootstrap=100))
@@ -98,6 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(films, filmed_run, tmp_path, 
     assert_same_run(filmed_run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_pictures_are_another_run(films, filmed_run):
     clips, streams = films
     rows = streams["frames"].to_pylist()
@@ -147,6 +150,7 @@ def gradients_of(films, config: HpMcoreTrainConfig) -> dict[str, list[torch.Tens
     ],
     ids=["static", "dynamic"],
 )
+@pytest.mark.slow
 def test_checkpointed_gradients_are_the_same(films, model):
     plain, saving = (gradients_of(films, learning(model, checkpoint_gradients=c)) for c in (False, True))
     assert plain.keys() == saving.keys()
@@ -157,6 +161,7 @@ def test_checkpointed_gradients_are_the_same(films, model):
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_bf16_and_fp32_agree_roughly(films):
     kinds: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
     first, second = (gradients_of(films, learning(precision=kind)) for kind in kinds)
@@ -205,6 +210,7 @@ def static_file(path: Path, seed: int = 5) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_encoders_start_from_the_file_that_is_named(films, tmp_path):
     file = static_file(tmp_path / "imagenet.safetensors")
     config = learning(random_weights=False, static_weights=file, epochs=1)

@@ -221,6 +221,7 @@ def test_an_unfinished_run_of_other_data_is_refused(tables, tmp_path, monkeypatc
         fit(moved, tables[1], settings(), tmp_path / "run", {})
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_and_another_one_another(tables, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         fit(*tables, settings(epochs=1, seed=seed), tmp_path / name, {})

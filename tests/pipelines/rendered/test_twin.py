@@ -132,6 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(rendered, publi
     assert {k: v for k, v in digests(again).items() if ".part." not in k} == digests(out)
 
 
+@pytest.mark.slow
 def test_processes_and_larger_subsets_give_a_dive_the_same_bytes(rendered, published, tmp_path):
     out, _, clips, _ = rendered
     render_twin(published, tmp_path, n=24, seed=3, workers=2, say=lambda text: None)
