@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,24 +87,50 @@ def evaluate_tables(
             "use the splits of the training run",
         )
     question = _question(motions, description["sha256"], config)
+
+    def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        predicted = predict(motions, tensors, description)
+        return _results(motions, predicted, wanted, config), _prediction_rows(motions, predicted, wanted)
+
+    return answer_once(run_dir, question, description["best_epoch"], make)
+
+
+def answer_once(
+    run_dir: Path,
+    question: str,
+    best_epoch: int,
+    make: Callable[[], tuple[dict[str, Any], list[dict[str, Any]]]],
+) -> dict[str, Any]:
+    """The stored answer to a question about the test rows, or a new one, which is stored and tracked.
+
+    Args:
+        run_dir: folder of the run; metrics.json and predictions.parquet are written there.
+        question: hash of all that the answer depends on.
+        best_epoch: epoch of the model.
+        make: scores the test rows: metrics, and rows of PREDICTIONS.
+    """
     stored = read_metrics_file(run_dir / "metrics.json")
     if stored.get("question") == question:
         _log.warning("%s: these test clips were scored before; returning the stored result", run_dir)
         return {**stored, "stored": True}
-    predicted = predict(motions, tensors, description)
+    metrics, rows = make()
     result = {
         "question": question,
         "evaluations": stored.get("evaluations", 0) + 1,
         "run_dir": str(run_dir),
-        "best_epoch": description["best_epoch"],
-        **_results(motions, predicted, wanted, config),
+        "best_epoch": best_epoch,
+        **metrics,
     }
-    write_predictions(run_dir / "predictions.parquet", _prediction_rows(motions, predicted, wanted))
+    write_predictions(run_dir / "predictions.parquet", rows)
     write_durably(run_dir / "metrics.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-    numbers = {f"test_{name}": result[name]["value"] for name in ("spearman", "mae", "rmse")}
+    numbers = {name: result[name]["value"] for name in _TRACKED if name in result}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
-    log_evaluation(run_dir, {name: value for name, value in numbers.items() if value is not None}, files)
+    told = {f"test_{name}": value for name, value in numbers.items() if value is not None}
+    log_evaluation(run_dir, told, files)
     return {**result, "stored": False}
+
+
+_TRACKED = ("spearman", "mae", "rmse", "relative_l2_x100")
 
 
 def metrics_lines(metrics: dict[str, Any]) -> list[str]:

@@ -99,29 +99,27 @@ def run(
         check_identity(run_dir, stored["identity"], job.identity)
         _log.warning("%s: already finished; returning its summary", run_dir)
         return {**stored["summary"], "resumed": True}
-    about = {**job.about, "provenance": provenance, "phase": job.phase}
-    record = {"identity": job.identity, "config": job.config.model_dump(mode="json"), **about, **job.spec}
     earlier = read_json(run_dir / "config.json")
     if earlier:
         check_identity(run_dir, earlier["identity"], job.identity)
     run_dir.mkdir(parents=True, exist_ok=True)
     with _alone(run_dir):
-        return _train(job, run_dir, record, bool(earlier), provenance, tracking)
+        return _train(job, run_dir, bool(earlier), provenance, tracking)
 
 
 def _train(
     job: Job,
     run_dir: Path,
-    record: dict[str, Any],
     resumed: bool,
     provenance: dict[str, Any],
     tracking: TrackingConfig | None,
 ) -> dict[str, Any]:
+    about = {**job.about, "provenance": provenance, "phase": job.phase}
+    record = {"identity": job.identity, "config": job.config.model_dump(mode="json"), **about, **job.spec}
     _write_json(run_dir / "config.json", record)
     (run_dir / "data").mkdir(exist_ok=True)
     for name, table in job.tables.items():
         _write_arrow(run_dir / "data" / f"{name}.arrow", table)
-    about = {**job.about, "provenance": provenance, "phase": job.phase}
     spec = {**record, "run_dir": str(run_dir), "about": about}
     with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
         launch(job.worker, spec, job.config)

@@ -123,15 +123,9 @@ def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
 
 def _decided_by_presets() -> set[str]:
     """Every path about which some preset says something."""
-    names = {
-        section: [Source(name, "preset") for name in presets] for section, presets in TRAIN_PRESETS.items()
-    }
-    return {
-        path
-        for section, sources in names.items()
-        for source in sources
-        for path in _from_presets({f"{section}.preset": source})
-    }
+    chosen = [(section, name) for section, presets in TRAIN_PRESETS.items() for name in presets]
+    given = [{f"{section}.preset": Source(name, "")} for section, name in chosen]
+    return {path for one in given for path in _from_presets(one)}
 
 
 def flatten(config: BaseModel) -> dict[str, str | int | float | bool]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from aqa_models.metrics import average_iou, bootstrap_interval, mae, relative_l2, spearman_rho, temporal_iou
-from pipelines.checkpoint import load_bundle, write_durably
+from pipelines.checkpoint import load_bundle
 from pipelines.config import Config, EvaluateConfig, HpMcoreTrainConfig
 from pipelines.errors import DataError
-from pipelines.evaluate import interval_of, read_metrics_file, write_predictions
+from pipelines.evaluate import answer_once, interval_of
 from pipelines.hp_mcore.baselines import judge_agreement, score_baselines, transition_baselines
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.hp_mcore.fit import FAMILIES, wanted_streams
 from pipelines.hp_mcore.score import Prediction, score_dives, segmentation_metrics
 from pipelines.store import snapshot_of
-from pipelines.tracking import log_evaluation
-
-_log = logging.getLogger(__name__)
 
 
 def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
@@ -73,29 +69,16 @@ def evaluate_tables(
     dives = Dives(dive_table(clips, streams, NUM_FRAMES))
     queries, pool = _rows(dives, description, run_dir)
     question = _question(dives, queries + pool, description["sha256"], config)
-    stored = read_metrics_file(run_dir / "metrics.json")
-    if stored.get("question") == question:
-        _log.warning("%s: these test clips were scored before; returning the stored result", run_dir)
-        return {**stored, "stored": True}
-    found = _score(dives, queries, pool, trained, tensors)
-    result = {
-        "kind": "hp_mcore",
-        "question": question,
-        "evaluations": stored.get("evaluations", 0) + 1,
-        "run_dir": str(run_dir),
-        "best_epoch": description["best_epoch"],
-        **_results(dives, found, pool, trained, config),
-    }
-    write_predictions(run_dir / "predictions.parquet", _prediction_rows(dives, found, pool))
-    write_durably(run_dir / "metrics.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-    numbers = {f"test_{name}": result[name]["value"] for name in ("spearman", "mae", "relative_l2_x100")}
-    files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
-    log_evaluation(run_dir, {name: value for name, value in numbers.items() if value is not None}, files)
-    return {**result, "stored": False}
+
+    def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        found = _score(dives, queries, pool, trained, tensors)
+        return _results(dives, found, pool, trained, config), _prediction_rows(dives, found, pool)
+
+    return answer_once(run_dir, question, description["best_epoch"], make)
 
 
 def _rows(dives: Dives, description: dict[str, Any], run_dir: Path) -> tuple[list[int], list[int]]:
-    """Test dives with a score and transitions, and the exemplars: the dives that were trained on."""
+    """Test dives with a score, and the exemplars: the dives that were trained on."""
     facts = dives.facts
     queries = [row for row, fact in enumerate(facts) if fact.split == "test" and fact.score is not None]
     if not queries:
@@ -154,6 +137,7 @@ def _results(
     annotated = [row for row, fact in enumerate(test) if fact.transitions]
     cut = [found[row] for row in annotated]
     return {
+        "kind": "hp_mcore",
         "n": len(test),
         "subjects": len({fact.subject for fact in test}),
         **_numbers(predicted, true, test, limits, config),

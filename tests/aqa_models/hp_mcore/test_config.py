@@ -25,8 +25,8 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 
 def test_without_segmentation_its_switches_contradict_nothing():
-    HpMcoreConfig(transitions="fixed", num_procedures=5)
-    HpMcoreConfig(transitions="fixed", use_dynamic=False, segmentation_input="dynamic")
+    assert HpMcoreConfig(transitions="fixed", num_procedures=5).decoding == "halves"
+    assert not HpMcoreConfig(transitions="fixed", use_dynamic=False, segmentation_input="dynamic").use_dynamic
 
 
 def test_static_features_are_read_where_they_are_used():
