@@ -27,6 +27,11 @@ class SequenceConfig:
     scaling: Literal["recording", "axis", "torso"] = "recording"
     """One number per recording, minimum to maximum of each axis, or three torso lengths, beyond which cut."""
 
+    def __post_init__(self) -> None:
+        for name in ("rate_hz", "max_frames", "stride"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class NonExpertConfig:
