@@ -228,8 +228,8 @@ SKELETONS: Mapping[str, Skeleton] = MappingProxyType(
             # NiTE's 15 joints in the order of UWA3D's files (pipelines/datasets/uwa3d.py checks it).
             _make(
                 "uwa3d15",
-                "head shoulder_center spine left_shoulder left_elbow left_hand right_shoulder right_elbow right_hand "
-                "left_hip left_knee left_foot right_hip right_knee right_foot",
+                "head shoulder_center spine left_shoulder left_elbow left_hand right_shoulder "
+                "right_elbow right_hand left_hip left_knee left_foot right_hip right_knee right_foot",
                 "shoulder_center>head spine>shoulder_center shoulder_center>left_shoulder "
                 "shoulder_center>right_shoulder spine>left_hip spine>right_hip "
                 "left_shoulder>left_elbow left_elbow>left_hand right_shoulder>right_elbow "

@@ -18,7 +18,9 @@ class SequenceConfig:
     """Uniform sampling rate of time_policy fixed_rate, so speed survives."""
     max_frames: int = 743
     """T: longer recordings lose their start, with truncate_back their end (paper: 743)."""
-    time_policy: Literal["fixed_rate", "stride_k", "truncate_front", "truncate_back", "stretch"] = "fixed_rate"
+    time_policy: Literal["fixed_rate", "stride_k", "truncate_front", "truncate_back", "stretch"] = (
+        "fixed_rate"
+    )
     """Frames from a clock at rate_hz, every stride-th frame, all frames, or max_frames of every recording."""
     stride: int = 2
     """Every how many frames time_policy stride_k keeps one."""

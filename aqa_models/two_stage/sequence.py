@@ -78,7 +78,7 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
     fresh = np.concatenate([[True], np.diff(time_s) > 0])
     body = skeleton(config.skeleton)
     mapped = map_keypoints(np.asarray(keypoints, dtype=np.float64)[fresh], source, config.skeleton)
-    seen = np.isfinite(mapped).all(axis=2)
+    seen = np.asarray(np.isfinite(mapped).all(axis=2))
     mapped, seen = _choose_frames(mapped, seen, time_s[fresh], config)
     observed = np.asarray(np.isfinite(mapped).all(axis=(0, 2)))
     root = body.index(body.root)
@@ -87,7 +87,9 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
     origin = mapped[:1, root] if config.centre == "first_frame" else mapped[:, root]
     centred = np.where(observed[:, None], mapped - origin[:, None], 0.0)
     scaled, scale = _scale(centred, observed, config)
-    kept = slice(config.max_frames) if config.time_policy == "truncate_back" else slice(-config.max_frames, None)
+    kept = (
+        slice(config.max_frames) if config.time_policy == "truncate_back" else slice(-config.max_frames, None)
+    )
     x = scaled.reshape(len(scaled), -1).astype(np.float32)[kept]
     return Sequence(x, observed, scale, (seen & observed)[kept], len(scaled) - len(x))
 

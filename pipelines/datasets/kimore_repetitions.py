@@ -3,11 +3,12 @@
 `Es1_labels.csv` to `Es5_labels.csv` (Yu et al., "EGCN", 2022; no header, `CG/Expert/E_ID1,23,223,424,...`)
 count frames from 1 and come in four formats; `repetitions_long.csv` is the same as one table. In the clips
 table a repetition is a procedure: `transitions_s` are the times between them, and `procedures` names them
-"repetition", or "repetition 0" and "repetition 1" by the direction of Es2 to Es4, and "rest" what lies between.
+"repetition" (of Es2 to Es4 "repetition 0" and "repetition 1", by direction), and what lies between "rest".
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,12 +185,12 @@ def _original(folder: Path) -> dict[str, list[Repetition]]:
 def _parse(exercise: int, values: list[int]) -> list[Repetition]:
     """One row of EGCN's tables; each exercise has its own format."""
     if exercise == 1:  # boundaries
-        return [Repetition(a, b) for a, b in zip(values, values[1:], strict=False)]
+        return [Repetition(a, b) for a, b in itertools.pairwise(values)]
     if exercise == 5:  # pairs of start and end
         return [Repetition(a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
     if exercise in (2, 3):  # direction of the first one, then boundaries; the direction alternates
         first, edges = values[0], values[1:]
-        pairs = enumerate(zip(edges, edges[1:], strict=False))
+        pairs = enumerate(itertools.pairwise(edges))
         return [Repetition(a, b, str((first + index) % 2)) for index, (a, b) in pairs]
     items, direction, before = [], "", 0  # Es4: a 0 or 1 begins a run of boundaries in that direction
     for value in values:

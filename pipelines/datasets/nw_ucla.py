@@ -2,8 +2,8 @@
 
     [all_sqe/]a01_s01_e00_v01.json      {"file_name": ..., "skeletons": (T, 20, 3), "label": 1 to 10}
 
-as CTR-GCN and its relatives pass it around, or the same as arrays: `*joints*.npz` with one (T, 20, 3) array of
-that name each. Metres, no time stamps: 30 frames/s are assumed. Wang et al., "Cross-view action modeling,
+as CTR-GCN and its relatives pass it around, or the same as arrays: `*joints*.npz` with one (T, 20, 3) array
+of that name each. Metres, no time stamps: 30 frames/s are assumed. Wang et al., "Cross-view action modeling,
 learning and recognition", CVPR 2014.
 """
 

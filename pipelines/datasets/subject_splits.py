@@ -132,7 +132,10 @@ def leave_one_out(groups: Mapping[str, str]) -> list[Parts]:
     """One repeat per subject, in which only this subject tests."""
     if len(groups) < 2:
         raise ConfigError("leave-one-out", f"{len(groups)} subjects", "at least 2 are needed")
-    return [{subject: "test" if subject == out else "train" for subject in sorted(groups)} for out in sorted(groups)]
+    return [
+        {subject: "test" if subject == out else "train" for subject in sorted(groups)}
+        for out in sorted(groups)
+    ]
 
 
 def check_published(path: Path, repeats: list[Parts], groups: Mapping[str, str]) -> list[str]:

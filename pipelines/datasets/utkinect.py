@@ -14,6 +14,7 @@ steps/s at 0.7 m/s, at 30 ids/s 0.8 steps/s at 0.35 m/s, which nobody does.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def _overlaps(recording: str, segments: list[Segment]) -> list[str]:
     spans = sorted((s.start, s.end, s.action) for s in segments if s.start is not None and s.end is not None)
     return [
         f"{recording}: the segments {before[2]} and {after[2]} share the frame ids {after[0]} to {before[1]}"
-        for before, after in zip(spans, spans[1:], strict=False)
+        for before, after in itertools.pairwise(spans)
         if after[0] < before[1]  # touching ends are common and harmless
     ]
 
@@ -157,7 +158,9 @@ def _labels(path: Path) -> list[Segment]:
 
 def _segments_file(folder: Path) -> Path:
     if not list(folder.glob("*joints*.npz")):
-        raise DataError(folder, "the folder holds neither actionLabel.txt nor *joints*.npz", f"give {_LAYOUT}")
+        raise DataError(
+            folder, "the folder holds neither actionLabel.txt nor *joints*.npz", f"give {_LAYOUT}"
+        )
     return one_file(folder, "*segments.csv")
 
 
@@ -206,7 +209,10 @@ def _text_frames(folder: Path) -> Iterator[tuple[str, _Frames | str]]:
             yield stem.removeprefix("joints_"), error.cause
             continue
         ids, xyz = table[:, 0], table[:, 1:].reshape(-1, JOINTS, 3)
-        yield stem.removeprefix("joints_"), _Frames(ids.astype(np.int64), xyz, str(path.absolute()), sha256_of(path))
+        yield (
+            stem.removeprefix("joints_"),
+            _Frames(ids.astype(np.int64), xyz, str(path.absolute()), sha256_of(path)),
+        )
 
 
 def _numbers(path: Path, text: str) -> np.ndarray:
@@ -218,7 +224,9 @@ def _numbers(path: Path, text: str) -> np.ndarray:
         try:
             values = [float(cell) for cell in cells]
         except ValueError:
-            raise DataError(path, f"line {number} holds {shorten(line[:80])}, no numbers", "restore it") from None
+            raise DataError(
+                path, f"line {number} holds {shorten(line[:80])}, no numbers", "restore it"
+            ) from None
         if len(values) != 1 + 3 * JOINTS or not 0 <= values[0] < 1e9 or values[0] % 1:
             cause = f"{path.name} line {number} holds {len(values)} numbers; a frame has its id and 20 x 3"
             raise DataError(path, cause, "restore the file")
@@ -239,7 +247,12 @@ def _array_frames(folder: Path) -> Iterator[tuple[str, _Frames | str]]:
                 yield name, f"there is no array {name}_frame_id"
                 continue
             ids, xyz = arrays.read(f"{name}_frame_id"), arrays.read(f"{name}_xyz")
-            if xyz.shape != (len(ids), JOINTS, 3) or ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+            if (
+                xyz.shape != (len(ids), JOINTS, 3)
+                or ids.ndim != 1
+                or not len(ids)
+                or ids.dtype.kind not in "iu"
+            ):
                 yield name, f"arrays of shape {ids.shape} and {xyz.shape}, expected (T,) ids and (T, 20, 3)"
                 continue
             yield name, _Frames(ids.astype(np.int64), xyz, uri, sha256)

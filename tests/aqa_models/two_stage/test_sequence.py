@@ -189,7 +189,9 @@ def test_scaling_by_the_torso_gives_the_same_to_near_and_far_and_cuts_what_is_be
     assert (joints[1, 1], joints[2, 1], joints[5, 0]) == (np.float32(1 / TORSOS), 0.5, 1)
     np.testing.assert_array_equal(made.x, make_sequence(2 * xyz, np.arange(5) / 10, "c15", config).x)
     xyz[:, 1] = 0
-    with pytest.raises(ValueError, match="torso, from pelvis to shoulder_center, is never observed or has no"):
+    with pytest.raises(
+        ValueError, match="torso, from pelvis to shoulder_center, is never observed or has no"
+    ):
         make_sequence(xyz, np.arange(5) / 10, "c15", config)
 
 
@@ -204,3 +206,9 @@ def test_bridged_frames_are_marked():
     assert valid[:, 0].all()
     between = make_sequence(xyz, time_s, "c15", with_policy("stretch", max_frames=21)).valid[:, 5]
     assert np.flatnonzero(~between).tolist() == [7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("name", ["rate_hz", "max_frames", "stride"])
+def test_settings_that_are_no_sizes_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is 0, must be above 0"):
+        SequenceConfig(**{name: 0})
