@@ -64,9 +64,8 @@ def test_faults_are_named(tmp_path: Path):
 
 def test_every_subject_tests_once_and_groups_are_spread_over_the_folds():
     folds = k_folds(GROUPS, 5, seed=0)
-    assert Counter(s for parts in folds for s, part in parts.items() if part == "test") == dict.fromkeys(
-        GROUPS, 1
-    )
+    tests = Counter(name for parts in folds for name, part in parts.items() if part == "test")
+    assert tests == dict.fromkeys(GROUPS, 1)
     assert all(set(parts) == set(GROUPS) for parts in folds)
     for group in ("expert", "patient", ""):
         tested = [
