@@ -99,7 +99,7 @@ def test_the_commands(tmp_path: Path, capsys):
 def test_the_real_sets_are_the_published_ones(kind: str):
     found = data_check.check(kind, DATA / kind)
     assert [name for name, item in found["known"].items() if not item["same"]] == []
-    assert len(found["known"]) >= 8
+    assert len(found["known"]) >= 7
     assert found["content_sha256"] == data_check.KNOWN_CONTENT[kind]
 
 
