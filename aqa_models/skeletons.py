@@ -116,6 +116,11 @@ DERIVED: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
         # Kinect's Foot is the front of the foot.
         "left_foot": (("left_big_toe", "left_small_toe"), ("left_big_toe",)),
         "right_foot": (("right_big_toe", "right_small_toe"), ("right_big_toe",)),
+        # NiTE tracks the ends of the limbs as one point each.
+        "left_wrist": (("left_hand",),),
+        "right_wrist": (("right_hand",),),
+        "left_ankle": (("left_foot",),),
+        "right_ankle": (("right_foot",),),
     }
 )
 
@@ -210,6 +215,36 @@ SKELETONS: Mapping[str, Skeleton] = MappingProxyType(
                 "right_big_toe right_small_toe right_heel",
                 _FACE + "pelvis>shoulder_center shoulder_center>nose shoulder_center>left_shoulder "
                 "shoulder_center>right_shoulder pelvis>left_hip pelvis>right_hip " + _ARMS + _TOES,
+            ),
+            # OpenPose's COCO order of 18 (Cao et al. 2017): the infants' videos.
+            _make(
+                "openpose18",
+                "nose shoulder_center right_shoulder right_elbow right_wrist left_shoulder left_elbow "
+                "left_wrist right_hip right_knee right_ankle left_hip left_knee left_ankle right_eye "
+                "left_eye right_ear left_ear",
+                _FACE + "shoulder_center>nose shoulder_center>left_shoulder "
+                "shoulder_center>right_shoulder shoulder_center>left_hip shoulder_center>right_hip " + _ARMS,
+            ),
+            # NiTE's 15 joints in the order of UWA3D's files (pipelines/datasets/uwa3d.py checks it).
+            _make(
+                "uwa3d15",
+                "head shoulder_center spine left_shoulder left_elbow left_hand right_shoulder "
+                "right_elbow right_hand left_hip left_knee left_foot right_hip right_knee right_foot",
+                "shoulder_center>head spine>shoulder_center shoulder_center>left_shoulder "
+                "shoulder_center>right_shoulder spine>left_hip spine>right_hip "
+                "left_shoulder>left_elbow left_elbow>left_hand right_shoulder>right_elbow "
+                "right_elbow>right_hand left_hip>left_knee left_knee>left_foot right_hip>right_knee "
+                "right_knee>right_foot",
+            ),
+            # The Kinect v2 joints of UI-PRMD; its chest is the root of the arms.
+            _make(
+                "uiprmd22",
+                "pelvis spine thorax neck head head_top left_collar left_shoulder left_elbow left_wrist "
+                "right_collar right_shoulder right_elbow right_wrist left_hip left_knee left_ankle "
+                "left_big_toe right_hip right_knee right_ankle right_big_toe",
+                "pelvis>spine spine>thorax thorax>neck neck>head head>head_top thorax>left_collar "
+                "thorax>right_collar left_collar>left_shoulder right_collar>right_shoulder "
+                "pelvis>left_hip pelvis>right_hip left_ankle>left_big_toe right_ankle>right_big_toe " + _ARMS,
             ),
             # Kinect v1: UTKinect, NW-UCLA.
             _make("kinect20", _TWENTY, _TWENTY_BONES),

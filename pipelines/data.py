@@ -5,14 +5,13 @@ Reports are plain dictionaries that can be written as JSON; `report_lines` rende
 
 from __future__ import annotations
 
-import difflib
 import os
 import statistics
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipelines.datasets import KINDS
+from pipelines.datasets.adapters import check_options, read
 from pipelines.datasets.problems import first_names
 from pipelines.errors import ConfigError, StorageError
 from pipelines.formats import FORMATS
@@ -111,22 +110,25 @@ def import_(
     height: int = 0,
     videos: Path | None = None,
     steps_from: Path | None = None,
+    repetitions: Path | None = None,
 ) -> tuple[pa.Table, pa.Table | None, dict]:
     """Read a data set from a user's disk.
 
     Args:
         kind: a key of `pipelines.datasets.KINDS` or of `pipelines.formats.FORMATS`.
-        source: manifest file; folder of KIMORE, FineDiving or MTL-AQA; the npz of keypoints (or the folder
-            that holds it); or what another program wrote.
+        source: manifest file; folder of a data set; the npz of keypoints (or the folder that holds it); or
+            what another program wrote.
         samples, tracking: csv of the clips and npz of tracking states (keypoints only); found in the folder
             of `source` if not given: *samples*.csv, *tracking*.npz.
         skeleton, unit, rate_hz: what the keypoints are (all required for keypoints; skeleton and rate_hz for
-            formats whose file does not say it). Of annotated dives rate_hz is that of the frames, default 25.
+            formats whose file does not say it). Of annotated dives rate_hz is that of the frames, default 25;
+            of utkinect the frame ids per second, default 60.
         split_index: repeat of the splits file that fills the column `split`; None = leave it.
         splits: csv of subject splits; default subject_splits.csv in the folder of `source`.
         width, height: size of the upright frame in px (formats only, where the file does not say it).
         videos: folder of the dives' videos or pictures (fine_diving and mtl_aqa only).
         steps_from: FineDiving's folder, for the transitions of mtl_aqa.
+        repetitions: EGCN's tables of KIMORE's repetitions, a folder or repetitions_long.csv (kimore only).
 
     Returns:
         Clips, poses (None where the source holds no keypoints), and a report.
@@ -139,72 +141,16 @@ def import_(
     given = {
         "samples": samples, "tracking": tracking, "skeleton": skeleton, "unit": unit, "rate_hz": rate_hz,
         "width": width, "height": height, "videos": videos, "steps_from": steps_from,
+        "repetitions": repetitions,
     }  # fmt: skip
-    _check_options(kind, given)
-    clips, poses, report = _read(kind, source, given)
+    check_options(kind, given)
+    clips, poses, report = read(kind, source, given)
+    if kind in FORMATS or kind == "manifest":
+        report["warnings"] += clip_warnings(clips)
     clips, warnings = _with_splits(clips, source, split_index, splits)
     report["warnings"] += warnings
     report["stats"] = stats(clips, poses)
     return clips, poses, report
-
-
-def _read(kind: str, source: Path, given: dict[str, Any]) -> tuple[pa.Table, pa.Table | None, dict]:
-    """Call the adapter; `given` holds the options of `import_`."""
-    if kind == "manifest":
-        from pipelines.datasets.manifest import read_manifest
-
-        clips = read_manifest(source)
-        report = {"kind": kind, "source": str(source.absolute()), "warnings": clip_warnings(clips)}
-        return clips, None, report
-    if kind == "kimore":
-        return _import_kimore(source)
-    if kind == "fine_diving":
-        from pipelines.datasets.fine_diving import read_fine_diving
-
-        clips, report = read_fine_diving(source, given["videos"], given["rate_hz"] or 25.0)
-        return clips, None, report
-    if kind == "mtl_aqa":
-        from pipelines.datasets.mtl_aqa import read_mtl_aqa
-
-        clips, report = read_mtl_aqa(source, given["videos"], given["rate_hz"] or 25.0, given["steps_from"])
-        return clips, None, report
-    if kind == "keypoints":
-        from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
-
-        positions, samples, tracking = array_files(source, given["samples"], given["tracking"])
-        skeleton, unit, rate_hz = given["skeleton"], given["unit"], given["rate_hz"]
-        return read_keypoints(ArraySource(positions, samples, skeleton, unit, rate_hz, tracking))
-    if kind in FORMATS:
-        from pipelines.formats.import_poses import import_poses
-
-        options = {name: given[name] for name in ("skeleton", "rate_hz", "width", "height")}
-        clips, poses, report = import_poses(kind, source, **options)
-        report["warnings"] += clip_warnings(clips)
-        return clips, poses, report
-    raise _unknown_kind(kind)
-
-
-def _unknown_kind(kind: str) -> ConfigError:
-    known = [*KINDS, *FORMATS]
-    near = difflib.get_close_matches(kind, known, n=1)
-    remedy = f"did you mean {near[0]!r}" if near else f"choose one of: {', '.join(known)}"
-    return ConfigError(kind, "unknown kind of data", remedy)
-
-
-def _check_options(kind: str, given: dict[str, Any]) -> None:
-    """Refuse options that say what the data hold where the data say it themselves."""
-    fit = {
-        "keypoints": {"samples", "tracking", "skeleton", "unit", "rate_hz"},
-        "fine_diving": {"videos", "rate_hz"},
-        "mtl_aqa": {"videos", "rate_hz", "steps_from"},
-    }.get(kind, set())
-    fit = {"skeleton", "rate_hz", "width", "height"} if kind in FORMATS else fit
-    wrong = [name for name, value in given.items() if value and name not in fit]
-    if wrong:
-        remedy = f"leave out {', '.join(wrong)}, or import as kind keypoints"
-        raise ConfigError(kind, "this kind of data says itself what it holds", remedy)
-    if not 0 <= given["rate_hz"] < 1e6:
-        raise ConfigError("rate_hz", f"is {given['rate_hz']}", "give frames per second above 0")
 
 
 def _with_splits(
@@ -219,37 +165,6 @@ def _with_splits(
 
     folder = source if source.is_dir() else source.parent
     return with_splits(clips, read_splits(splits or folder / "subject_splits.csv", split_index))
-
-
-def _import_kimore(source: Path) -> tuple[pa.Table, pa.Table, dict]:
-    """The official folders, or the folder of arrays: Kinect v2, metres, nominal 30 Hz."""
-    from pipelines.datasets.keypoints_npz import ArraySource, read_keypoints
-    from pipelines.datasets.kimore import NOMINAL_HZ, read_kimore
-
-    if any((source / top).is_dir() for top in ("CG", "GPP")) or not list(source.glob("*positions*.npz")):
-        return read_kimore(source)
-    positions, samples, tracking = array_files(source, None, None)
-    arrays = ArraySource(positions, samples, "kinect25", "m", NOMINAL_HZ, tracking, dataset="kimore")
-    return read_keypoints(arrays)
-
-
-def array_files(source: Path, samples: Path | None, tracking: Path | None) -> tuple[Path, Path, Path | None]:
-    """Positions, samples and tracking states: as given, else the one file of that name in the folder."""
-    folder, positions = (
-        (source, _only(source, "*positions*.npz")) if source.is_dir() else (source.parent, source)
-    )
-    samples = samples or _only(folder, "*samples*.csv")
-    if tracking is None and source.is_dir() and list(folder.glob("*tracking*.npz")):
-        tracking = _only(folder, "*tracking*.npz")
-    return positions, samples, tracking
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        cause = f"{len(found)} files match {pattern}, expected one"
-        raise ConfigError(folder, cause, "name the file on the command line")
-    return found[0]
 
 
 def clip_warnings(clips: pa.Table) -> list[str]:
@@ -449,6 +364,48 @@ def _rows_by_clip(poses: pa.Table) -> dict[str, list[str]]:
     for row in sorted(poses.to_pylist(), key=lambda row: row["person"]):
         found.setdefault(row["clip_id"], []).append(str(row))
     return found
+
+
+def split(
+    source: Path,
+    out: Path,
+    *,
+    folds: int | None = None,
+    one_out: bool = False,
+    published: Path | None = None,
+    seed: int = 0,
+) -> dict:
+    """Write a csv of splits by subject; exactly one of folds, one_out and published says which.
+
+    Subjects without any scored clip are in no split, unless no clip has a score.
+
+    Returns:
+        The file, the number of splits and subjects, fewest and most subjects that test, and warnings.
+
+    Raises:
+        ConfigError: not exactly one way to split, impossible numbers, or the file exists.
+        DataError: subjects that cannot be told apart, or a published file that does not fit the subjects.
+    """
+    from pipelines.datasets import subject_splits
+
+    if sum((folds is not None, one_out, published is not None)) != 1:
+        remedy = "give one of --folds N, --leave-one-out and --published FILE"
+        raise ConfigError("split", "there is not exactly one way to split", remedy)
+    groups = subject_splits.groups_of(clips_of(source))
+    warnings = []
+    if published is not None:
+        repeats = subject_splits.read_all_splits(published)
+        warnings = subject_splits.check_published(published, repeats, groups)
+    elif folds is not None:
+        repeats = subject_splits.k_folds(groups, folds, seed)
+    else:
+        repeats = subject_splits.leave_one_out(groups)
+    subject_splits.write_splits(out, repeats, groups)
+    tested = [list(parts.values()).count("test") for parts in repeats]
+    return {
+        "written": str(out), "splits": len(repeats), "subjects": len(groups), "fewest_tested": min(tested),
+        "most_tested": max(tested), "warnings": warnings,
+    }  # fmt: skip
 
 
 def clips_of(source: Path) -> pa.Table:

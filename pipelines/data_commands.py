@@ -69,6 +69,7 @@ def import_(
     height: int = 0,
     videos: Path | None = None,
     steps_from: Path | None = None,
+    repetitions: Path | None = None,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -78,8 +79,8 @@ def import_(
     Parameters
     ----------
     kind
-        manifest, kimore, fine_diving, mtl_aqa, keypoints, coco, mmpose, pyskl, finediving-pose, openpose
-        or trc.
+        manifest, kimore, fine_diving, mtl_aqa, keypoints, utkinect, nw_ucla, uwa3d, ui_prmd, infants, coco,
+        mmpose, pyskl, finediving-pose, openpose or trc.
     source
         File or folder of the data set.
     samples
@@ -91,7 +92,7 @@ def import_(
     unit
         px or m (keypoints only).
     rate_hz
-        Frames per second, where the file does not say it.
+        Frames per second, where the file does not say it (utkinect: frame ids per second).
     split_index
         Which repeat of the subject splits fills the column split.
     splits
@@ -104,16 +105,74 @@ def import_(
         Folder of COMPETITION/NUMBER.mp4 or COMPETITION/NUMBER/*.jpg (fine_diving and mtl_aqa only).
     steps_from
         FineDiving's folder, whose steps the same dives of mtl_aqa take over.
+    repetitions
+        EGCN's tables of repetitions, a folder or repetitions_long.csv (kimore only).
     """
     from pipelines import data
 
     clips, poses, report = data.import_(
         kind, source, samples=samples, tracking=tracking_states, skeleton=skeleton, unit=unit,
         rate_hz=rate_hz, split_index=split_index, splits=splits, width=width, height=height, videos=videos,
-        steps_from=steps_from,
+        steps_from=steps_from, repetitions=repetitions,
     )  # fmt: skip
     report["store"] = data.put(store, kind, clips, poses)
     return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))
+
+
+@data_app.command
+def check(kind: str, source: Path, *, repetitions: Path | None = None, call: _Call) -> Any:
+    """Audit a data set: counts, hashes, missing cells, and what is known of the published one.
+
+    Example: aqa data check kimore /data/KiMoRe
+
+    Parameters
+    ----------
+    kind
+        manifest, kimore, fine_diving, mtl_aqa, utkinect, nw_ucla, uwa3d, ui_prmd or infants.
+    source
+        File or folder of the data set.
+    repetitions
+        EGCN's tables of repetitions, a folder or repetitions_long.csv (kimore only).
+    """
+    from pipelines import data_check
+
+    document = data_check.check(kind, source, repetitions=repetitions)
+    return Result(document, text="\n".join(data_check.check_lines(document)))
+
+
+@data_app.command
+def split(
+    source: Path,
+    *,
+    out: Path,
+    folds: int | None = None,
+    leave_one_out: bool = False,
+    published: Path | None = None,
+    seed: int = 0,
+    call: _Call,
+) -> Any:
+    """Write a CSV of splits by subject, which `aqa data import --splits FILE --split-index K` reads.
+
+    Example: aqa data split store --folds 5 --out five_folds.csv
+
+    Parameters
+    ----------
+    source
+        Clips table or folder of a store.
+    out
+        The CSV to write; an existing one is left alone.
+    folds
+        So many folds by subject, each group spread over them.
+    leave_one_out
+        One split per subject.
+    published
+        A CSV of splits by others: checked against the subjects of the source, and written out anew.
+    seed
+        Of the folds.
+    """
+    from pipelines import data
+
+    return data.split(source, out, folds=folds, one_out=leave_one_out, published=published, seed=seed)
 
 
 @data_app.command

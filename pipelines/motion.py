@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from aqa_models.two_stage.sequence import Sequence
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,15 @@ def _numbers(cell: pa.Scalar, kind: type) -> np.ndarray:
 def make_sequences(motions: list[Motion], config: SequenceConfig) -> list[Sequence]:
     """Model input of each motion; DataError names the clip that cannot be used.
 
+    Warns of what the time policy loses, and of recordings longer than `max_frames`.
+
     Raises:
         DataError: a recording cannot be prepared, or 2-D and 3-D keypoints are mixed.
     """
-    from aqa_models.two_stage.sequence import make_sequence
+    from aqa_models.two_stage.sequence import lost_by, make_sequence
+
+    if lost := lost_by(config):
+        logger.warning("time policy %s: %s", config.time_policy, lost)
 
     sequences: list[Sequence] = []
     for motion in motions:
@@ -131,4 +140,8 @@ def make_sequences(motions: list[Motion], config: SequenceConfig) -> list[Sequen
                 f"{motions[0].keypoints.shape[2]}",
                 "train on 2-D or on 3-D keypoints, not on both",
             )
+    if cut := [motion.clip_id for motion, item in zip(motions, sequences, strict=True) if item.cropped]:
+        end = "end" if config.time_policy == "truncate_back" else "start"
+        message = "%d of %d recordings are longer than %d frames and lost their %s, the first %s"
+        logger.warning(message, len(cut), len(motions), config.max_frames, end, cut[0])
     return sequences

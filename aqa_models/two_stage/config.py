@@ -15,9 +15,24 @@ class SequenceConfig:
     skeleton: str = "c20"
     """Canonical skeleton the input is mapped to: c20 (3-D) or c15 (2-D and 3-D)."""
     rate_hz: float = 10.0
-    """Uniform sampling rate; recordings are never stretched to one length, so speed survives."""
+    """Uniform sampling rate of time_policy fixed_rate, so speed survives."""
     max_frames: int = 743
-    """T: longer recordings lose their start (paper: 743)."""
+    """T: longer recordings lose their start, with truncate_back their end (paper: 743)."""
+    time_policy: Literal["fixed_rate", "stride_k", "truncate_front", "truncate_back", "stretch"] = (
+        "fixed_rate"
+    )
+    """Frames from a clock at rate_hz, every stride-th frame, all frames, or max_frames of every recording."""
+    stride: int = 2
+    """Every how many frames time_policy stride_k keeps one."""
+    centre: Literal["first_frame", "every_frame"] = "first_frame"
+    """Where the root is the origin: in the first frame (keeps walking and squatting) or in each."""
+    scaling: Literal["recording", "axis", "torso"] = "recording"
+    """One number per recording, minimum to maximum of each axis, or three torso lengths, beyond which cut."""
+
+    def __post_init__(self) -> None:
+        for name in ("rate_hz", "max_frames", "stride"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

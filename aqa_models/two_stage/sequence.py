@@ -1,7 +1,8 @@
 """Keypoints of one recording -> what the two-stage model reads.
 
-Order of the steps (docs/papers.md, A1 and A2): map the skeleton, bridge gaps, resample to a uniform
-rate on the real time stamps, centre on the root of the first frame, scale by one number, crop.
+Order of the steps (docs/papers.md, A1 and A2): map the skeleton, bridge gaps, choose the frames on the clock
+(or by another time policy), centre on the root, scale, crop. The defaults keep speed, translation and
+proportions; what the other choices lose, `lost_by` says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torch import Tensor
 from aqa_models.skeletons import map_keypoints, skeleton
 from aqa_models.two_stage.config import SequenceConfig
 
+TORSOS = 3.0
+"""What becomes 1 with scaling by the torso: arms stretched upwards end about 2.4 torsos above the pelvis."""
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -23,12 +27,31 @@ class Sequence:
     Attributes:
         x: (n, J * C) float32 in [-1, 1]; joints never observed are 0.
         observed: (J,) bool, False for joints the recording never shows.
-        scale: largest absolute centred coordinate, in the unit of the keypoints.
+        scale: what became 1, in the unit of the keypoints; of scaling by axis the largest half range.
+        valid: (n, J) bool, False where a joint was not seen and is bridged (or 0, if never observed).
+        cropped: frames lost to max_frames.
     """
 
     x: np.ndarray
     observed: np.ndarray
     scale: float
+    valid: np.ndarray
+    cropped: int = 0
+
+
+def lost_by(config: SequenceConfig) -> str:
+    """What the choices of frames lose, one sentence without full stop; empty for fixed_rate."""
+    if config.time_policy == "fixed_rate":
+        return ""
+    if config.time_policy == "stretch":
+        return (
+            f"every recording is stretched or squeezed to {config.max_frames} frames: its speed is lost, and "
+            "the pace task has nothing to learn from"
+        )
+    return (
+        "frames are taken as they were recorded, whatever their time stamps say: where a sensor dropped "
+        "frames or ran at another rate, speed is wrong"
+    )
 
 
 def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config: SequenceConfig) -> Sequence:
@@ -38,14 +61,14 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
         keypoints: (T, J, C) of skeleton `source`, C = 2 or 3, any length unit; NaN = not available.
         time_s: (T,) seconds, not decreasing; frames with a repeated stamp are dropped.
         source: name of the skeleton of the keypoints.
-        config: canonical skeleton, rate and longest length.
+        config: canonical skeleton, choice of frames, centre and scale.
 
     Returns:
-        The sequence at `config.rate_hz`, at most `config.max_frames` long (the end is kept).
+        The sequence, at most `config.max_frames` long (the end is kept, with truncate_back the start).
 
     Raises:
-        ValueError: stamps decrease or are not finite, nothing or no root joint is observed, or all
-            joints lie in one point.
+        ValueError: stamps decrease or are not finite, nothing or no root joint is observed, all
+            joints lie in one point, or (scaling by the torso) there is no torso.
     """
     time_s = np.asarray(time_s, dtype=np.float64)
     if len(time_s) != len(keypoints) or not len(time_s):
@@ -55,31 +78,84 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
     fresh = np.concatenate([[True], np.diff(time_s) > 0])
     body = skeleton(config.skeleton)
     mapped = map_keypoints(np.asarray(keypoints, dtype=np.float64)[fresh], source, config.skeleton)
-    mapped = _resample(mapped, time_s[fresh], config.rate_hz)
+    seen = np.asarray(np.isfinite(mapped).all(axis=2))
+    mapped, seen = _choose_frames(mapped, seen, time_s[fresh], config)
     observed = np.asarray(np.isfinite(mapped).all(axis=(0, 2)))
     root = body.index(body.root)
     if not observed[root]:
         raise ValueError(f"the root joint {body.root!r} is never observed and cannot be derived")
-    centred = np.where(observed[:, None], mapped - mapped[0, root], 0.0)
-    scale = float(np.abs(centred).max())
-    if scale <= 0:
+    origin = mapped[:1, root] if config.centre == "first_frame" else mapped[:, root]
+    centred = np.where(observed[:, None], mapped - origin[:, None], 0.0)
+    scaled, scale = _scale(centred, observed, config)
+    kept = (
+        slice(config.max_frames) if config.time_policy == "truncate_back" else slice(-config.max_frames, None)
+    )
+    x = scaled.reshape(len(scaled), -1).astype(np.float32)[kept]
+    return Sequence(x, observed, scale, (seen & observed)[kept], len(scaled) - len(x))
+
+
+def _choose_frames(
+    xyz: np.ndarray, seen: np.ndarray, time_s: np.ndarray, config: SequenceConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints (T, J, C) and where they were seen (T, J), at the frames that the time policy chooses.
+
+    Gaps are bridged linearly in time; a joint with a coordinate that is never finite stays NaN.
+    """
+    if config.time_policy == "fixed_rate":
+        num = int(np.floor((time_s[-1] - time_s[0]) * config.rate_hz + 1e-6)) + 1
+        grid = time_s[0] + np.arange(num) / config.rate_hz
+        return _means(xyz, time_s, grid, config.rate_hz), _seen_at(seen, time_s, grid)
+    if config.time_policy == "stretch":
+        grid = np.linspace(time_s[0], time_s[-1], config.max_frames)
+    else:
+        grid = time_s[:: config.stride if config.time_policy == "stride_k" else 1]
+    flat = xyz.reshape(len(xyz), -1)
+    out = np.full((len(grid), flat.shape[1]), np.nan)
+    for channel in range(flat.shape[1]):
+        finite = np.isfinite(flat[:, channel])
+        if finite.any():
+            out[:, channel] = np.interp(grid, time_s[finite], flat[finite, channel])
+    return out.reshape(len(grid), *xyz.shape[1:]), _seen_at(seen, time_s, grid)
+
+
+def _seen_at(seen: np.ndarray, time_s: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """(n, J) bool: whether a joint was seen in the frames before and after (or at) each time of the grid."""
+    after = np.clip(np.searchsorted(time_s, grid - 1e-9), 0, len(time_s) - 1)
+    before = np.clip(np.searchsorted(time_s, grid + 1e-9, side="right") - 1, 0, len(time_s) - 1)
+    return seen[before] & seen[after]
+
+
+def _scale(centred: np.ndarray, observed: np.ndarray, config: SequenceConfig) -> tuple[np.ndarray, float]:
+    """(T, J, C) into [-1, 1], and what became 1."""
+    if float(np.abs(centred).max()) <= 0:
         raise ValueError("all joints lie in one point")
-    x = (centred / scale).reshape(len(centred), -1).astype(np.float32)
-    return Sequence(x[-config.max_frames :], observed, scale)
+    if config.scaling == "recording":
+        scale = float(np.abs(centred).max())
+        return centred / scale, scale
+    if config.scaling == "torso":
+        body = skeleton(config.skeleton)
+        ends = [body.index(body.root), body.index("shoulder_center")]
+        torso = float(np.median(np.linalg.norm(centred[:, ends[0]] - centred[:, ends[1]], axis=-1)))
+        if not observed[ends].all() or torso <= 0:
+            raise ValueError("the torso, from pelvis to shoulder_center, is never observed or has no length")
+        return np.clip(centred / (TORSOS * torso), -1, 1), TORSOS * torso
+    shown = centred[:, observed]
+    low, high = shown.min(axis=(0, 1)), shown.max(axis=(0, 1))
+    half = np.where(high > low, (high - low) / 2, 1.0)  # an axis without extent stays at 0
+    scaled = np.where(observed[:, None], (centred - (low + high) / 2) / half, 0.0)
+    return scaled, float(half.max())
 
 
-def _resample(xyz: np.ndarray, time_s: np.ndarray, rate_hz: float) -> np.ndarray:
-    """(T, J, C) at `time_s` -> (n, J, C) at a uniform rate, gaps bridged linearly.
+def _means(xyz: np.ndarray, time_s: np.ndarray, grid: np.ndarray, rate_hz: float) -> np.ndarray:
+    """(T, J, C) at `time_s` -> (n, J, C) at the times of a uniform grid, gaps bridged linearly.
 
     Each value is the mean of the linearly interpolated signal over 2 / rate around its time. This
     low-pass has its zero at the new Nyquist frequency, so faster motion is not folded back, and the pace
     task cannot be solved by looking for the high frequencies that interpolation removes.
     A joint with a coordinate that is never finite stays NaN.
     """
-    num = int(np.floor((time_s[-1] - time_s[0]) * rate_hz + 1e-6)) + 1
-    grid = time_s[0] + np.arange(num) / rate_hz
     flat = xyz.reshape(len(xyz), -1)
-    out = np.full((num, flat.shape[1]), np.nan)
+    out = np.full((len(grid), flat.shape[1]), np.nan)
     low = np.clip(grid - 1 / rate_hz, time_s[0], time_s[-1])
     high = np.clip(grid + 1 / rate_hz, time_s[0], time_s[-1])
     for channel in range(flat.shape[1]):
@@ -92,7 +168,7 @@ def _resample(xyz: np.ndarray, time_s: np.ndarray, rate_hz: float) -> np.ndarray
         else:
             area = _integral(signal, time_s, high) - _integral(signal, time_s, low)
             out[:, channel] = area / (high - low)
-    return out.reshape(num, *xyz.shape[1:])
+    return out.reshape(len(grid), *xyz.shape[1:])
 
 
 def _integral(signal: np.ndarray, time_s: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -29,7 +29,12 @@ def mask_non_finite(keypoints: np.ndarray, confidence: np.ndarray) -> int:
 
 
 def pose_row(
-    *, keypoints: np.ndarray, confidence: np.ndarray, time_s: np.ndarray, **values: object
+    *,
+    keypoints: np.ndarray,
+    confidence: np.ndarray,
+    time_s: np.ndarray,
+    frame_index: np.ndarray | None = None,
+    **values: object,
 ) -> pa.RecordBatch:
     """One row, status ok.
 
@@ -37,6 +42,7 @@ def pose_row(
         keypoints: (T, J, C) in `unit`; NaN = joint not available.
         confidence: (T, J) in [0, 1].
         time_s: (T,) seconds from the start of the file.
+        frame_index: (T,) numbers of the frames in the file; default 0, 1, ...
         values: the other columns: clip_id, uri, source_sha256, decoder, decoder_note, skeleton, unit.
     """
     frames, joints, coordinates = keypoints.shape
@@ -45,7 +51,7 @@ def pose_row(
         num_coordinates=coordinates, **values,
     )  # fmt: skip
     lists = {
-        "frame_index": np.arange(frames, dtype=np.int32),
+        "frame_index": np.asarray(np.arange(frames) if frame_index is None else frame_index, dtype=np.int32),
         "time_s": np.asarray(time_s, dtype=np.float64),
         "keypoints": np.asarray(keypoints, dtype=np.float32),
         "confidence": np.asarray(confidence, dtype=np.float32),

@@ -23,6 +23,9 @@ def numbered(name: str, frames: int = 2) -> np.ndarray:
         ("mpii16", 16, (13, 14, 15), (2, 1, 0)),
         ("halpe26", 26, (5, 7, 9), (12, 14, 16, 21)),
         ("body25", 25, (5, 6, 7), (9, 10, 11, 22)),
+        ("openpose18", 18, (5, 6, 7), (8, 9, 10)),
+        ("uwa3d15", 15, (3, 4, 5), (12, 13, 14)),
+        ("uiprmd22", 22, (7, 8, 9), (18, 19, 20, 21)),
         ("kinect20", 20, (4, 5, 6, 7), (16, 17, 18, 19)),
         ("kinect25", 25, (4, 5, 6, 7, 21, 22), (16, 17, 18, 19)),
         ("c20", 20, (4, 5, 6, 7), (16, 17, 18, 19)),
@@ -151,3 +154,19 @@ def test_flip_order_is_its_own_inverse_and_pairs_every_side(name):
     for joint, other in zip(body.joints, (body.joints[index] for index in order), strict=True):
         swapped = joint.replace("left_", "L_").replace("right_", "left_").replace("L_", "right_")
         assert other == swapped
+
+
+@pytest.mark.parametrize(
+    ("source", "joints"),
+    [
+        ("body25", [8, 1, 17.5, 5, 6, 7, 2, 3, 4, 12, 13, 14, 9, 10, 11]),
+        ("openpose18", [9.5, 1, 16.5, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10]),
+        ("uwa3d15", [10.5, 1, 0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]),
+        ("uiprmd22", [0, 2, 4, 7, 8, 9, 11, 12, 13, 14, 15, 16, 18, 19, 20]),
+        ("kinect20", [0, 2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18]),
+        ("kinect25", [0, 20, 3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18]),
+    ],
+)
+def test_every_set_of_the_two_stage_model_fills_c15(source: str, joints: list[float]):
+    mapped = map_keypoints(numbered(source), source, "c15")
+    assert mapped[0, :, 0].tolist() == joints

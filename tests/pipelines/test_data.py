@@ -162,8 +162,10 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path):
 
 
 def test_every_kind_is_told_apart():
-    source = (ROOT / "pipelines" / "data.py").read_text()
-    assert re.findall(r'kind == "(\w+)"', source) == list(KINDS)
+    source = (ROOT / "pipelines" / "datasets" / "adapters.py").read_text()
+    told = re.findall(r'kind == "(\w+)"', source)
+    assert {*told, "mtl_aqa"} == set(KINDS)  # the last of the two kinds of dives needs no comparison
+    assert len(told) == len(KINDS) - 1
 
 
 def test_the_page_describes_every_column_and_kind():

@@ -72,3 +72,12 @@ def test_unusable_recordings_are_named(waving_tables):
     with pytest.raises(DataError, match="clip P02_0: has 2 coordinates, clip P00_0 has 3"):
         make_sequences(motions, config)
     assert POSES.equals(poses.schema)
+
+
+def test_what_the_time_policy_loses_is_said(waving_tables, caplog):
+    motions = load_motions(*waving_tables)[:3]
+    make_sequences(motions, SequenceConfig(skeleton="c15"))
+    assert caplog.text == ""
+    make_sequences(motions, SequenceConfig(skeleton="c15", time_policy="truncate_back", max_frames=3))
+    assert "time policy truncate_back: frames are taken as they were recorded" in caplog.text
+    assert "3 of 3 recordings are longer than 3 frames and lost their end, the first P00_0" in caplog.text

@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import quad
 
 from aqa_models.two_stage.config import SequenceConfig
-from aqa_models.two_stage.sequence import make_sequence, pad_front
+from aqa_models.two_stage.sequence import TORSOS, lost_by, make_sequence, pad_front
 
 C15 = SequenceConfig(skeleton="c15")
 
@@ -115,3 +115,100 @@ def test_padding_is_in_front():
     x, valid = pad_front([torch.ones(2, 3), torch.full((4, 3), 2.0)])
     assert x[0, :, 0].tolist() == [0, 0, 1, 1]
     assert valid.tolist() == [[False, False, True, True], [True] * 4]
+
+
+def with_policy(policy: str, **values: object) -> SequenceConfig:
+    return SequenceConfig(skeleton="c15", time_policy=policy, **values)  # type: ignore[arg-type]
+
+
+def wrist_of(made) -> list[float]:
+    """The left wrist's x in the unit of the keypoints."""
+    return (made.x[:, 15].astype(float) * made.scale + body(1)[0, 0, 0]).round(4).tolist()
+
+
+def test_time_policies_choose_frames():
+    time_s = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0, 8.0])  # two frames lost between 2 and 5
+    xyz = moving(time_s, lambda t: t)
+    frames = {
+        "stride_k": [0, 2, 6, 8],
+        "truncate_front": [2, 5, 6, 7, 8],
+        "truncate_back": [0, 1, 2, 5, 6],
+        "stretch": [0, 2, 4, 6, 8],
+    }
+    for policy, expected in frames.items():
+        made = make_sequence(xyz, time_s, "c15", with_policy(policy, max_frames=5))
+        assert wrist_of(made) == expected, policy
+        assert made.cropped == (2 if policy.startswith("truncate") else 0)
+    short = make_sequence(xyz, time_s, "c15", with_policy("stride_k", stride=3, max_frames=2))
+    assert (wrist_of(short), short.cropped) == ([5, 8], 1)
+
+
+def test_every_policy_but_the_clock_says_what_it_loses():
+    assert lost_by(C15) == ""
+    assert "stretched or squeezed to 743 frames: its speed is lost" in lost_by(with_policy("stretch"))
+    for policy in ("stride_k", "truncate_front", "truncate_back"):
+        assert "whatever their time stamps say" in lost_by(with_policy(policy))
+
+
+def test_stretching_makes_slow_and_fast_alike():
+    slow, fast = np.arange(41) / 10, np.arange(41) / 20
+    config = with_policy("stretch", max_frames=9)
+    made = [make_sequence(moving(t, lambda t: np.sin(t / t[-1])), t, "c15", config).x for t in (slow, fast)]
+    np.testing.assert_allclose(made[0], made[1], atol=1e-6)
+
+
+def test_centring_every_frame_removes_translation_and_nothing_else():
+    time_s = np.arange(11) / 10
+    walk = body(1) + np.linspace(0, 5, 11)[:, None, None]
+    config = SequenceConfig(skeleton="c15", centre="every_frame")
+    made = make_sequence(walk, time_s, "c15", config)
+    assert (made.x == made.x[0]).all()
+    assert (make_sequence(walk, time_s, "c15", C15).x[-1, :3] > 0.3).all()
+
+
+def test_scaling_by_axis_fills_every_axis_and_leaves_missing_joints_at_zero():
+    xyz = body(30) * [1, 5, 0]
+    xyz[:, 14] = np.nan
+    made = make_sequence(xyz, np.arange(30) / 10, "c15", SequenceConfig(skeleton="c15", scaling="axis"))
+    axes = made.x.reshape(-1, 15, 3)
+    for axis in (0, 1):
+        assert (axes[..., axis].min(), axes[..., axis].max()) == (-1, 1)
+    assert (axes[..., 2] == 0).all()
+    assert (axes[:, 14] == 0).all()
+
+
+def test_scaling_by_the_torso_gives_the_same_to_near_and_far_and_cuts_what_is_beyond():
+    xyz = np.zeros((5, 15, 3))
+    xyz[:, 1, 1] = 0.5  # shoulder_center half a metre above the pelvis
+    xyz[:, 2, 1] = 0.75
+    xyz[:, 5, 0] = 9.0
+    config = SequenceConfig(skeleton="c15", scaling="torso")
+    made = make_sequence(xyz, np.arange(5) / 10, "c15", config)
+    assert made.scale == TORSOS * 0.5
+    joints = made.x.reshape(-1, 15, 3)[0]
+    assert (joints[1, 1], joints[2, 1], joints[5, 0]) == (np.float32(1 / TORSOS), 0.5, 1)
+    np.testing.assert_array_equal(made.x, make_sequence(2 * xyz, np.arange(5) / 10, "c15", config).x)
+    xyz[:, 1] = 0
+    with pytest.raises(
+        ValueError, match="torso, from pelvis to shoulder_center, is never observed or has no"
+    ):
+        make_sequence(xyz, np.arange(5) / 10, "c15", config)
+
+
+def test_bridged_frames_are_marked():
+    time_s = np.arange(11) / 10
+    xyz = body(11)
+    xyz[4:6, 5] = np.nan
+    xyz[:, 14] = np.nan
+    valid = make_sequence(xyz, time_s, "c15", C15).valid
+    assert valid[:, 5].tolist() == [True] * 4 + [False] * 2 + [True] * 5
+    assert not valid[:, 14].any()
+    assert valid[:, 0].all()
+    between = make_sequence(xyz, time_s, "c15", with_policy("stretch", max_frames=21)).valid[:, 5]
+    assert np.flatnonzero(~between).tolist() == [7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("name", ["rate_hz", "max_frames", "stride"])
+def test_settings_that_are_no_sizes_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is 0, must be above 0"):
+        SequenceConfig(**{name: 0})
