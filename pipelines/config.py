@@ -124,7 +124,7 @@ class TwoStageSection(TrainSection):
 
 
 class PretrainConfig(TwoStageSection):
-    """`aqa train pretrain`: the non-expert learns pace and inpainting from healthy motion."""
+    """`aqa train pretrain`: the non-expert learns pace and another pretext from healthy motion."""
 
     epochs: Annotated[int, Field(ge=1)] = 300
     """Passes over the training clips (paper: 300)."""
@@ -135,6 +135,10 @@ class PretrainConfig(TwoStageSection):
     """Learn from these groups only, e.g. Expert,NotExpert (the healthy subjects of KIMORE); empty = all."""
     crop_frames: Annotated[int, Field(ge=0)] = 0
     """Longest window drawn of a recording in each epoch, in frames at rate_hz; 0 = whole recordings."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the networks; bf16 pays off from about 256 units (docs/papers.md)."""
+    compare_guard: bool = False
+    """Also validate the pace with guard low_pass and none: val_pace_accuracy_guarded and _unguarded."""
 
 
 class ExpertTrainConfig(TwoStageSection):

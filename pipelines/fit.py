@@ -146,7 +146,8 @@ def train_worker(
 ) -> None:
     """What one worker does: reads the rows, builds the phase, trains."""
     from pipelines.loop import run_epochs
-    from pipelines.phases import ExpertPhase, PretrainPhase
+    from pipelines.phases import ExpertPhase
+    from pipelines.pretrain_phase import PretrainPhase
 
     run_dir = Path(spec["run_dir"])
     motions = load_motions(*(read_table(run_dir, name) for name in ("clips", "poses")))

@@ -1,4 +1,4 @@
-"""The two phases of training as the loop sees them: losses, gradients and validation of a batch."""
+"""The expert as the training loop sees it: losses, gradients and validation of a batch."""
 
 from __future__ import annotations
 
@@ -9,93 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
+from aqa_models.two_stage.config import ExpertConfig
 from aqa_models.two_stage.expert import Expert
-from aqa_models.two_stage.losses import PretextLosses, pretext_losses, routed_gradients
-from aqa_models.two_stage.nonexpert import Encoder, NonExpert
-from aqa_models.two_stage.pretext import PretextBatch, limb_columns, make_batch
-from aqa_models.two_stage.sequence import Sequence, pad_front
-from pipelines.config import ExpertTrainConfig, PretrainConfig
+from aqa_models.two_stage.nonexpert import Encoder
+from aqa_models.two_stage.sequence import pad_front
+from pipelines.config import ExpertTrainConfig
 from pipelines.errors import DataError
 from pipelines.motion import Motion, make_sequences
 
 CACHE_BYTES = 2 << 30  # a frozen encoder's states are kept if they fit in this
-_VALIDATION = 1  # second number of the seed: 0 = training draws, 1 = validation draws
-
-
-class PretrainPhase:
-    """Pace and inpainting on healthy motion; no label is read."""
-
-    kind = "nonexpert"
-
-    def __init__(self, train: list[Motion], val: list[Motion], config: PretrainConfig, device: torch.device):
-        self.config, self.device = config, device
-        self.clip_ids = [motion.clip_id for motion in train]
-        self.train, self.val = make_sequences(train, config.sequence), make_sequences(val, config.sequence)
-        self.num_coordinates = train[0].keypoints.shape[2]
-        self.limbs = limb_columns(config.sequence.skeleton, self.num_coordinates)
-        torch.manual_seed(config.seed)
-        self.model = NonExpert(self.limbs.shape[1], config.model).to(device)
-        self.parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in NonExpert.parts}
-        self.rates = dict.fromkeys(self.parts, 1.0)
-
-    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
-        """Nothing to prepare: all sequences are in memory."""
-
-    def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
-        """Gradients by part, and sums of losses, of this worker's share of a batch of `total` clips."""
-        batch = self._batch(self.train, rows, [0, epoch])
-        losses = pretext_losses(self.model(batch), batch, self.config.model)
-        sums = _sums(losses, self.config.model)
-        routed = routed_gradients(
-            self.model,
-            losses.pace.sum() / total,
-            losses.reconstruction.sum() / total,
-            losses.adversarial.sum() / total,
-            self.config.model,
-        )
-        return routed, sums
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Losses, pace accuracy, and inpainting error on the validation clips, with fixed draws."""
-        sums: dict[str, float] = {}
-        size = self.config.batch_size
-        for begin in range(0, len(self.val), size):
-            rows = list(range(begin, min(begin + size, len(self.val))))
-            batch = self._batch(self.val, rows, [_VALIDATION])
-            answer = self.model(batch)
-            losses = pretext_losses(answer, batch, self.config.model)
-            found = {name: float(value) for name, value in _sums(losses, self.config.model).items()}
-            found["pace_accuracy"] = float((answer.pace.argmax(dim=1) == batch.pace).sum())
-            gone = (batch.hidden & batch.target)[:, None] & batch.valid[..., None]
-            for name, guess in (("limb_error", answer.inpainted), ("limb_error_of_zero", batch.masked)):
-                squared = (guess - batch.slowed).square().masked_fill(~gone, 0).sum(dim=(1, 2))
-                found[name] = float((squared / gone.sum(dim=(1, 2)).clamp(min=1)).sum())
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
-        return {name: value / len(self.val) for name, value in sums.items()}
-
-    def describe(self) -> dict[str, Any]:
-        """What a reader of the weights must know."""
-        return {
-            "kind": self.kind,
-            "sequence": asdict(self.config.sequence),
-            "model": asdict(self.config.model),
-            "num_coordinates": self.num_coordinates,
-            "num_features": int(self.limbs.shape[1]),
-        }
-
-    def _batch(self, sequences: list[Sequence], rows: list[int], draw: list[int]) -> PretextBatch:
-        batch = make_batch(
-            [sequences[row].x for row in rows],
-            [sequences[row].observed for row in rows],
-            self.config.model.paces,
-            self.limbs,
-            [np.random.default_rng([self.config.seed, *draw, row]) for row in rows],
-            self.config.crop_frames,
-        )
-        return batch.to(self.device)
 
 
 class ExpertPhase:
@@ -118,10 +40,10 @@ class ExpertPhase:
         self.num_coordinates, self.num_features = train[0].keypoints.shape[2], sequences[0].x.shape[1]
         self.scores = torch.tensor([standardise(motion, self.targets) for motion in train + val])
         self.num_train = len(train)
-        units, layers = config.encoder_units, config.encoder_layers
+        self.sizes = {"encoder_units": config.encoder_units, "encoder_layers": config.encoder_layers}
         if pretrained:
-            units, layers = (pretrained[1]["model"][f"encoder_{name}"] for name in ("units", "layers"))
-        self.sizes = {"encoder_units": units, "encoder_layers": layers}
+            names = ("encoder_units", "encoder_layers", "encoder_projection")
+            self.sizes = {name: pretrained[1][name] for name in names}
         torch.manual_seed(config.seed)
         self.model = build_expert(self.num_features, self.sizes, config.model).to(device)
         if pretrained:
@@ -179,7 +101,7 @@ class ExpertPhase:
     @torch.no_grad()
     def _encode(self) -> list[Tensor] | None:
         """States of a frozen encoder, computed once; None if they are too many to keep."""
-        width = 2 * self.sizes["encoder_units"]
+        width = self.model.encoder.width
         if sum(len(x) for x in self.inputs) * width * 4 > CACHE_BYTES:
             return None
         return [self.model.encoder(x[None], x.new_ones(1, len(x)).bool())[0][0] for x in self.inputs]
@@ -190,7 +112,7 @@ class ExpertPhase:
         frames, shortest = len(self.inputs[row]), self.config.crop_share
         taken = max(1, round(frames * (shortest + (1 - shortest) * generator.random())))
         begin = int(generator.random() * (frames - taken + 1))
-        kept = generator.random(2 * self.sizes["encoder_units"]) >= self.config.feature_dropout
+        kept = generator.random(self.model.encoder.width) >= self.config.feature_dropout
         scale = torch.from_numpy(kept / (1 - self.config.feature_dropout)).float()
         return slice(begin, begin + taken), scale.to(self.device)
 
@@ -206,9 +128,11 @@ class ExpertPhase:
         return self.model.head(x, valid)
 
 
-def build_expert(num_features: int, sizes: dict[str, int], config: ExpertConfig) -> Expert:
+def build_expert(num_features: int, sizes: dict[str, Any], config: ExpertConfig) -> Expert:
     """An expert with fresh weights."""
-    return Expert(Encoder(num_features, sizes["encoder_units"], sizes["encoder_layers"]), config)
+    projection = sizes.get("encoder_projection", False)
+    encoder = Encoder(num_features, sizes["encoder_units"], sizes["encoder_layers"], projection)
+    return Expert(encoder, config)
 
 
 def target_statistics(motions: list[Motion]) -> dict[str, dict[str, float]]:
@@ -246,13 +170,3 @@ def standardise(motion: Motion, targets: dict[str, dict[str, float]]) -> float:
     assert motion.score is not None
     target = targets[motion.action_type]
     return (motion.score - target["mean"]) / target["deviation"]
-
-
-def _sums(losses: PretextLosses, config: NonExpertConfig) -> dict[str, Tensor]:
-    encoder_loss = losses.reconstruction + config.pace_weight * losses.pace
-    return {
-        "loss": encoder_loss.detach().sum(),
-        "pace": losses.pace.detach().sum(),
-        "reconstruction": losses.reconstruction.detach().sum(),
-        "adversarial": losses.adversarial.detach().sum(),
-    }

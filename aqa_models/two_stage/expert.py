@@ -67,7 +67,7 @@ class Expert(nn.Module):
     def __init__(self, encoder: Encoder, config: ExpertConfig):
         super().__init__()
         self.encoder = encoder
-        self.head = ExpertHead(2 * encoder.units, config)
+        self.head = ExpertHead(encoder.width, config)
         if not config.finetune_encoder:
             self.encoder.requires_grad_(False)
 

@@ -181,11 +181,14 @@ def _integral(signal: np.ndarray, time_s: np.ndarray, at: np.ndarray) -> np.ndar
     return sums[left] + ahead * (signal[left] + slope * ahead / 2)
 
 
-def pad_front(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """List of (n_b, F) -> x (B, T, F) with zeros before each sequence (paper), valid (B, T) bool."""
+def pad_front(sequences: list[Tensor], num_frames: int = 0) -> tuple[Tensor, Tensor]:
+    """List of (n_b, F) -> x (B, T, F) with zeros before each sequence (paper), valid (B, T) bool.
+
+    T is the longest length, or `num_frames` if that is more.
+    """
     if not sequences:
         raise ValueError("no sequences to pad")
-    longest = max(len(item) for item in sequences)
+    longest = max(num_frames, *(len(item) for item in sequences))
     x = sequences[0].new_zeros(len(sequences), longest, sequences[0].shape[1])
     valid = torch.zeros(len(sequences), longest, dtype=torch.bool, device=x.device)
     for row, item in enumerate(sequences):

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from aqa_models.two_stage.config import NonExpertConfig
-from aqa_models.two_stage.losses import pretext_losses, routed_gradients
 from aqa_models.two_stage.nonexpert import NonExpert
-from aqa_models.two_stage.pretext import limb_columns, make_batch
+from aqa_models.two_stage.pretext import PretextBatch, limb_columns, make_batch
 
 SMALL = NonExpertConfig(encoder_units=8, decoder_units=7, pace_units=6, discriminator_units=5)
 
@@ -21,24 +22,12 @@ def model(config: NonExpertConfig = SMALL) -> NonExpert:
     return NonExpert(45, config)
 
 
-def batch(lengths: tuple[int, ...] = (12, 30, 21)):
+def batch(lengths: tuple[int, ...] = (12, 30, 21), config: NonExpertConfig = SMALL) -> PretextBatch:
     generator = np.random.default_rng(3)
     sequences = [generator.normal(size=(n, 45)).astype(np.float32) for n in lengths]
     observed = [np.ones(15, dtype=bool)] * len(lengths)
     draws = [np.random.default_rng([5, k]) for k in range(len(lengths))]
-    return make_batch(sequences, observed, SMALL.paces, limb_columns("c15", 3), draws)
-
-
-def gradients(config: NonExpertConfig, pace=1.0, rec=1.0, adv=1.0):
-    net, data = model(config), batch()
-    losses = pretext_losses(net(data), data, config)
-    return routed_gradients(
-        net,
-        pace * losses.pace.mean(),
-        rec * losses.reconstruction.mean(),
-        adv * losses.adversarial.mean(),
-        config,
-    )
+    return make_batch(sequences, observed, config, limb_columns("c15", 3), draws)
 
 
 def test_sizes_of_the_paper():
@@ -67,79 +56,149 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(a.fake[:1], b.fake, atol=1e-5, rtol=1e-5)
 
 
-def test_encoder_never_feels_the_adversary():
-    normal = gradients(SMALL)
-    loud = gradients(NonExpertConfig(**{**SMALL.__dict__, "adversarial_weight": 1e6}))
-    assert all(torch.equal(a, b) for a, b in zip(normal["encoder"], loud["encoder"], strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(normal["decoder"], loud["decoder"], strict=True))
-    silent = gradients(SMALL, pace=0.0, rec=0.0)
-    assert all((g == 0).all() for g in silent["encoder"])
-    assert any((g != 0).any() for g in silent["decoder"])
+PARTS = {
+    "inpaint": {"encoder", "decoder", "discriminator"},
+    "recon": {"encoder", "decoder", "discriminator"},
+    "motion_pred": {"encoder", "decoder", "discriminator"},
+    "order": {"encoder", "order_head"},
+    "none": {"encoder"},
+}
 
 
-def test_each_part_gets_the_gradient_of_its_own_loss():
-    """Against plain .backward() of the four losses, written out."""
-    routed = gradients(SMALL)
-    wanted = {
-        "encoder": lambda p, r, a: r + 0.2 * p,
-        "pace_head": lambda p, r, a: p,
-        "decoder": lambda p, r, a: r + 0.01 * a,
-        "discriminator": lambda p, r, a: -a,
-    }
-    for part, loss in wanted.items():
-        net, data = model(), batch()
-        each = pretext_losses(net(data), data, SMALL)
-        loss(each.pace.mean(), each.reconstruction.mean(), each.adversarial.mean()).backward()
-        for grad, parameter in zip(routed[part], getattr(net, part).parameters(), strict=True):
-            torch.testing.assert_close(grad, parameter.grad, atol=1e-6, rtol=1e-4)
+@pytest.mark.parametrize("pretext", list(PARTS))
+@pytest.mark.parametrize("pace", [True, False])
+def test_only_the_parts_a_pretext_needs_are_there(pretext, pace):
+    if pretext == "none" and not pace:
+        return
+    config = replace(SMALL, pretext=pretext, pace=pace)
+    net = model(config)
+    assert set(net.parts) == PARTS[pretext] | ({"pace_head"} if pace else set())
+    assert {name.partition(".")[0] for name, _ in net.named_parameters()} == set(net.parts)
+    answer = net(batch(config=config))
+    assert (answer.pace is not None) == pace
+    assert (answer.inpainted is not None) == (answer.fake is not None) == config.reconstructs
+    if pretext == "order":
+        assert answer.order.shape == (3, 25, 25)
+    else:
+        assert answer.order is None
 
 
-def test_adversarial_loss_by_hand():
+def moves(net: NonExpert, field: str, change) -> bool:
+    """Whether the answer `field` moves when the batch is changed."""
+    before = getattr(net(batch()), field)
+    changed = batch()
+    change(changed)
+    return not torch.equal(before, getattr(net(changed), field))
+
+
+def shake_hidden(data: PretextBatch) -> None:
+    data.slowed[data.hidden] += 1.0
+
+
+def test_the_encoder_sees_what_is_hidden_unless_told_otherwise():
+    assert moves(model(), "pace", shake_hidden)
+    assert not moves(model(replace(SMALL, encoder_sees_masked=True)), "pace", shake_hidden)
+    assert not moves(model(replace(SMALL, encoder_sees_masked=True)), "inpainted", shake_hidden)
+
+
+def test_motion_prediction_never_sees_the_second_half():
+    config = replace(SMALL, pretext="motion_pred")
+    net, data, changed = model(config), batch(config=config), batch(config=config)
+    shake_hidden(changed)
+    assert not torch.equal(data.slowed, changed.slowed)
+    assert torch.equal(net(data).inpainted, net(changed).inpainted)
+
+
+def test_reconstruction_gives_the_decoder_nothing_but_the_encoders_states():
+    config = replace(SMALL, pretext="recon")
+    net, data = model(config), batch(config=config)
+    assert (net.decoder.mask(data) == 0).all()
+    shaken = batch(config=config)
+    shake_hidden(shaken)
+    assert not torch.equal(net(data).inpainted, net(shaken).inpainted)
+
+
+def test_a_learned_mask_is_shown_in_place_of_the_limb():
+    net, data = model(replace(SMALL, mask_value="learned")), batch()
+    with torch.no_grad():
+        net.decoder.mask_value.copy_(torch.arange(45.0))
+    shown = net.decoder.mask(data)
+    assert torch.equal(shown[~data.hidden], data.slowed[~data.hidden])
+    assert torch.equal(shown[data.hidden], torch.arange(45.0).expand_as(shown)[data.hidden])
+    assert (model().decoder.mask(data)[data.hidden] == 0).all()
+
+
+def test_units_in_total_are_halved():
+    total = NonExpertConfig(encoder_units_mode="total")
+    net = NonExpert(60, total)
+    assert count(net.encoder) == 6_192_000
+    assert net.encoder.width == 1000
+    with pytest.raises(ValueError, match=r"encoder_units \(9\) in total cannot be halved"):
+        NonExpertConfig(encoder_units=9, encoder_units_mode="total")
+
+
+def test_the_projection_has_the_dimension_of_a_frame():
+    net, data = model(replace(SMALL, encoder_projection=True)), batch()
+    states, final = net.encoder(data.slowed, data.valid)
+    assert states.shape == (3, 30, 45)
+    assert final.shape == (2, 3, 45)
+    torch.testing.assert_close(
+        states[:, -1, :], net.encoder.projection(net.encoder.gru(data.slowed, data.valid)[0])[:, -1]
+    )
+    assert net(data).inpainted.shape == (3, 30, 45)
+
+
+def test_bridges_by_hand():
+    final = torch.arange(2 * 3 * 16.0).view(2, 3, 16)
+    for bridge, want in (("sum", final[..., :8] + final[..., 8:]), ("forward", final[..., :8])):
+        net = model(replace(SMALL, decoder_units=8, decoder_bridge=bridge))
+        assert torch.equal(net.decoder._start(final), want)
+    linear = model().decoder
+    torch.testing.assert_close(linear._start(final)[1], torch.tanh(linear.bridge[1](final[1])))
+
+
+@pytest.mark.parametrize("settings", [{"decoder_units": 7}, {"decoder_units": 8, "encoder_projection": True}])
+def test_bridges_that_copy_need_equal_sizes(settings):
+    with pytest.raises(ValueError, match="decoder_bridge sum copies states: decoder_units .* must equal"):
+        replace(SMALL, decoder_bridge="sum", **settings)
+
+
+def test_a_pace_head_that_reads_all_frames():
+    net = model(replace(SMALL, pace_head="gru"))
+    assert net(batch()).pace.shape == (3, 5)
+    assert sum(p.numel() for p in net.pace_head.gru.cells[1].parameters()) == 3 * 6 * (6 + 6 + 2)
+    together, alone = net(batch()), net(batch((12,)))
+    torch.testing.assert_close(together.pace[:1], alone.pace)
+
+
+def test_literal_padding_reaches_every_part():
+    literal = model(replace(SMALL, pad_literal=True))
+    masked = model()
+    for net in (literal, masked):
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if "bias" in name:
+                    parameter.fill_(0.3)
+    same, padded = batch((20, 20)), batch()
+    for field in ("pace", "inpainted", "real", "fake"):
+        torch.testing.assert_close(getattr(literal(same), field), getattr(masked(same), field))
+        assert not torch.allclose(getattr(literal(padded), field)[0], getattr(masked(padded), field)[0])
+
+
+def test_half_precision_is_close():
     net, data = model(), batch()
-    answer = net(data)
-    want = torch.log(torch.sigmoid(answer.real)) + torch.log(1 - torch.sigmoid(answer.fake))
-    torch.testing.assert_close(pretext_losses(answer, data, SMALL).adversarial, want)
+    exact = net(data)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = net(data)
+    assert rough.pace.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.inpainted.float(), exact.inpainted, atol=0.02, rtol=0.05)
 
 
-def test_reconstruction_counts_valid_frames_and_observed_joints():
-    net, data = model(), batch()
-    data.target[0, 10:] = False
-    answer = net(data)
-    squared = (answer.inpainted - data.slowed).square()
-    mean = pretext_losses(answer, data, SMALL).reconstruction
-    torch.testing.assert_close(mean[0], squared[0, 18:, :10].mean())
-    torch.testing.assert_close(mean[1], squared[1].mean())
-    literal = NonExpertConfig(**{**SMALL.__dict__, "reconstruction": "sum"})
-    torch.testing.assert_close(pretext_losses(answer, data, literal).reconstruction[1], squared[1].sum())
-
-
-def test_it_learns_to_inpaint():
-    """Sixty steps on one batch bring the error of the missing limb well below that of a guess of zero."""
-    torch.manual_seed(0)
-    config = NonExpertConfig(encoder_units=24, decoder_units=24, pace_units=16, discriminator_units=8)
-    net = NonExpert(45, config)
-    generator = np.random.default_rng(0)
-    phase = generator.normal(size=45) * 3
-    sequences = [
-        np.sin(np.arange(40)[:, None] * s + phase).astype(np.float32) for s in (0.1, 0.15, 0.2, 0.25)
-    ]
-    draws = [np.random.default_rng(k) for k in range(4)]
-    data = make_batch(sequences, [np.ones(15, dtype=bool)] * 4, config.paces, limb_columns("c15", 3), draws)
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
-    for _ in range(60):
-        each = pretext_losses(net(data), data, config)
-        routed = routed_gradients(
-            net, each.pace.mean(), each.reconstruction.mean(), each.adversarial.mean(), config
-        )
-        for part, grads in routed.items():
-            for parameter, grad in zip(getattr(net, part).parameters(), grads, strict=True):
-                parameter.grad = grad
-        optimizer.step()
-    gone = data.hidden[:, None].expand_as(data.slowed)
-    error = (net(data).inpainted - data.slowed)[gone].square().mean()
-    assert error < 0.2 * data.slowed[gone].square().mean()
-
-
-def test_layers_must_match():
+def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match=r"decoder_layers \(1\) must equal encoder_layers \(2\)"):
-        NonExpert(45, NonExpertConfig(decoder_layers=1))
+        NonExpertConfig(decoder_layers=1)
+    assert NonExpertConfig(decoder_layers=1, pretext="order").decoder_layers == 1
+    with pytest.raises(ValueError, match="pretext none without pace leaves nothing to learn"):
+        NonExpertConfig(pretext="none", pace=False)
+    with pytest.raises(ValueError, match="encoder_sees_masked needs a pretext that masks a part .*not recon"):
+        NonExpertConfig(pretext="recon", encoder_sees_masked=True)
