@@ -193,12 +193,11 @@ class OneStageNetwork:
 
 def _surest(found: Any, size: tuple[int, int]) -> People:
     boxes, order = keep_boxes(np.asarray(found.bboxes, np.float32), np.asarray(found.bbox_scores), size)
-    return People(
-        boxes=boxes,
-        scores=np.asarray(found.bbox_scores, np.float32)[order],
-        keypoints=np.asarray(found.keypoints, np.float32)[order],
-        confidence=np.clip(np.asarray(found.keypoint_scores, np.float32)[order], 0.0, 1.0),
-    )
+    keypoints = np.asarray(found.keypoints)[order].astype(np.float32)
+    confidence = np.clip(np.asarray(found.keypoint_scores, np.float32)[order], 0.0, 1.0)
+    missing = ~np.isfinite(keypoints).all(axis=-1)
+    keypoints[missing], confidence[missing] = np.nan, 0.0
+    return People(boxes, np.asarray(found.bbox_scores, np.float32)[order], keypoints, confidence)
 
 
 @dataclass(frozen=True)

@@ -388,14 +388,25 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_the_rest_follows(render
 @pytest.mark.slow
 def test_a_one_stage_network_finds_people_and_poses_at_once(rendered, tmp_path):
     """Random weights see people everywhere; every frame of the two chosen has a box and a pose."""
+    import torch
+
     name = "rtmo-t_8xb32-600e_body7-416x416"
-    config = read_pose_config(name)
+    config = read_pose_config(name)  # makes mmpose importable
     from mmengine.registry import init_default_scope
     from mmpose.models import build_pose_estimator
 
     init_default_scope("mmpose")
     config.model.backbone.init_cfg = None
     network = build_pose_estimator(config.model)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.momentum = None  # takes the statistics of this one pass, else the boxes overflow
+        network.train()
+        network.head.forward(network.extract_feat(torch.rand(2, 3, 416, 416) * 255))
     fine, coarse = network.head.head_module.out_cls
     fine.bias.data.fill_(-9.0)
     coarse.bias.data.fill_(2.0)  # sure of everything in the coarse map alone, else there are thousands
@@ -404,7 +415,7 @@ def test_a_one_stage_network_finds_people_and_poses_at_once(rendered, tmp_path):
         "pose_config": name,
         "weights": tmp_path / "rtmo.safetensors",
         "people": 2,
-        "sampling": "fps:5",
+        "sampling": "uniform:12",
     }
     result = extract(rendered, tmp_path / "store", CONFIG.model_copy(update=given))
     assert (result["clips"], result["rejected"]) == (10, 0)
@@ -418,6 +429,7 @@ def test_a_one_stage_network_finds_people_and_poses_at_once(rendered, tmp_path):
         assert row["skeleton"] == "coco17"
         assert len(row["box"]) == 4 * row["num_frames"]
         confidence = np.reshape(row["confidence"], (row["num_frames"], 17))
-        seen = np.isfinite(keypoints).all(axis=(1, 2))
+        seen = np.isfinite(keypoints).all(axis=2)
         assert seen.any()
-        np.testing.assert_array_equal(seen, (confidence > 0).all(axis=1))
+        assert np.isnan(keypoints[~seen]).all()
+        assert (confidence[~seen] == 0).all()
