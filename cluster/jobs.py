@@ -91,11 +91,12 @@ class Jobs:
             secret.check(f"environment variable {name}", f"{name}={value}", self._secrets, by_name=True)
         base = name_of(command, package, folder, variables)
         jobs = {job.submission_id: job for job in self._all()}
-        attempt = 1
-        while (job := jobs.get(name := f"{base}-{attempt}")) is not None:
-            if job.status in ("PENDING", "RUNNING") or (job.status == "SUCCEEDED" and not again):
-                return Sent(name, new=False)
-            attempt += 1
+        attempt, last = 0, None
+        while (job := jobs.get(f"{base}-{attempt + 1}")) is not None:
+            attempt, last = attempt + 1, job.status
+        if last in ("PENDING", "RUNNING") or (last == "SUCCEEDED" and not again):
+            return Sent(f"{base}-{attempt}", new=False)
+        name = f"{base}-{attempt + 1}"
         python = ["python", "-P", "-m", "pipelines", *command]
         return Sent(name, new=self.start(name, python, package, folder=folder, variables=variables))
 

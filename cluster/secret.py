@@ -25,9 +25,8 @@ _SHAPES = (
 )
 _TELLING = r"(?:token|secret|passw(?:or)?d|credential|api_?key|access_?key|private_?key|auth_?key)"
 _TELLING_NAME = re.compile(_TELLING, re.I)
-_NAMED_VALUE = re.compile(
-    rf"[\w-]*{_TELLING.replace('_?', '[_-]?')}[\w-]*[=:\s]\s*['\"]?([^\s'\"]{{8,}})", re.I
-)
+_TELLING_WORD = rf"[\w-]*{_TELLING.replace('_?', '[_-]?')}[\w-]*"
+_NAMED_VALUE = re.compile(rf"{_TELLING_WORD}[=:\s]\s*['\"]?([^\s'\"]{{8,}})", re.I)
 
 
 class SecretFound(Exception):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,7 @@ _Job = Annotated[str, Parameter(help="Name of the job, as `aqa jobs list` shows 
 _Address = Annotated[
     str,
     Parameter(
-        help=f"The cluster's dashboard, http://host:8265; else RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}.",
+        help=f"Dashboard of the cluster; else RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}.",
         show_default=False,
     ),
 ]
@@ -54,7 +55,7 @@ def submit(
 ) -> Any:
     """Run a command on the cluster and follow its log; the same call twice runs it once.
 
-    Example: aqa jobs submit --address http://head:8265 --folder /shared/work -- extract clips.csv --store store
+    Example: aqa jobs submit --folder /shared/work -- extract clips.csv --store store
 
     Parameters
     ----------
@@ -201,14 +202,12 @@ def places_of(command: Sequence[str], folder: str) -> list[str]:
 
 def _options(command: Sequence[str]) -> list[tuple[str, str]]:
     """(--name, value) pairs of `--name value` and `--name=value`."""
-    pairs = [
-        (a, b) for a, b in zip(command, command[1:], strict=False) if a.startswith("--") and "=" not in a
-    ]
+    pairs = [(a, b) for a, b in itertools.pairwise(command) if a.startswith("--") and "=" not in a]
     return pairs + [(a, b) for a, equals, b in (word.partition("=") for word in command) if equals]
 
 
-def variables_of(environment: dict[str, str] | Any) -> dict[str, str]:
-    """Settings in this environment, which the job shall have as well: AQA_SECTION__KEY, MLFLOW_TRACKING_URI."""
+def variables_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """Settings in this environment that the job shall have too: AQA_SECTION__KEY, MLFLOW_TRACKING_URI."""
     return {
         name: value
         for name, value in environment.items()
@@ -226,5 +225,9 @@ def _jobs(address: str, *, insecure: bool) -> Jobs:
 
 
 def _followed(jobs: Jobs, job: str, write: Callable[[str], None]) -> Result:
-    code = jobs.follow(job, write)
+    try:
+        code = jobs.follow(job, write)
+    except KeyboardInterrupt:
+        write(f"the job goes on; `aqa jobs logs {job} --follow` takes it up, `aqa jobs stop {job}` stops it")
+        raise
     return Result(jobs.status(job), exit_code=code)
