@@ -165,16 +165,18 @@ def check_command(command: Sequence[str]) -> dict[str, float]:
     if command[0] in ("jobs", "config"):
         raise ConfigError("command line", f"`aqa {command[0]}` is no job", "Run it here")
     attach_settings(command)
+    line = f"`aqa {shlex.join(command)}`"
+    nothing = ConfigError("command line", f"{line} does nothing", "Add what it should do")
     try:
-        _, whole, _ = app.meta.parse_args(list(command), exit_on_error=False, print_error=False)
+        launch, whole, _ = app.meta.parse_args(list(command), exit_on_error=False, print_error=False)
+        if launch is not app.meta.default_command:  # --help or --version
+            raise nothing
         verb, bound, ignored = app.parse_args(whole.args, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        cause = f"`aqa {shlex.join(command)}`: {str(error).rstrip('.')}"
+        cause = f"{line}: {str(error).rstrip('.')}"
         raise ConfigError("command line", cause, f"See `aqa {command[0]} --help`") from error
     if "call" not in ignored:
-        raise ConfigError(
-            "command line", f"`aqa {shlex.join(command)}` does nothing", "Add what it should do"
-        )
+        raise nothing
     file = whole.arguments.get("config")
     return _needs(section_of(verb), file if file and file.is_file() else None, bound.arguments)
 
