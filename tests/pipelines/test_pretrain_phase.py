@@ -147,7 +147,5 @@ def test_an_expert_reads_any_encoder(waving_tables, tmp_path, settings):
 def test_contradicting_settings_are_a_configuration_error(tmp_path):
     path = tmp_path / "aqa.toml"
     path.write_text('[pretrain.model]\npretext = "none"\npace = false\n')
-    with pytest.raises(
-        ConfigError, match="pretext none without pace leaves nothing to learn; switch"
-    ):
+    with pytest.raises(ConfigError, match="pretext none without pace leaves nothing to learn; switch"):
         load_config(path)
