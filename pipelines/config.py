@@ -136,7 +136,7 @@ class PretrainConfig(TwoStageSection):
     crop_frames: Annotated[int, Field(ge=0)] = 0
     """Longest window drawn of a recording in each epoch, in frames at rate_hz; 0 = whole recordings."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the networks; bf16 pays off from about 256 units (docs/papers.md)."""
+    """Arithmetic of the networks; on a processor bf16 pays off above 256 units (docs/papers.md)."""
     compare_guard: bool = False
     """Also validate the pace with guard low_pass and none: val_pace_accuracy_guarded and _unguarded."""
 
