@@ -147,13 +147,37 @@ class ExpertTrainConfig(TwoStageSection):
     model: ExpertConfig = ExpertConfig()
     action_types: tuple[str, ...] = ()
     """Train on these action types only, e.g. Es1,Es5; empty = all."""
+    preset: ExpertPreset = "skeleton_only"
+    """Where values not given come from: a row of the paper's tables, or ours (docs/papers.md)."""
+    encoder_start: Literal["any", "pretrained", "random"] = "any"
+    """What the run is: of a pretrained encoder, of random weights, or whatever is given; another is refused."""
+    encoder_kind: Literal["gru", "tcn"] = "gru"
+    """The encoder when none is given; a pretrained one brings its own kind and size."""
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
+    encoder_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size of a pretrained encoder against the head, when it learns; one of random weights takes 1."""
     crop_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Shortest share of a recording shown in training, drawn anew each epoch; 1 = always all of it."""
     feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the encoder's features hidden from the expert, drawn anew for each clip and epoch."""
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the input columns hidden from an encoder that learns, drawn likewise."""
+    mirror: bool = False
+    """Show the mirror image half of the time, and average the scores of both; not for exercises of one side."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Of the standardised score; huber grows linearly beyond half a deviation."""
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of a hinge loss on pairs of the same action type that the model puts in the wrong order."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that a moving average of the weights keeps in each epoch; the average is what scores. 0 = none."""
+    members: Annotated[int, Field(ge=1)] = 1
+    """Experts of different seeds, averaged; without val rows each leaves out, and is validated on, other people."""
+    features: str = ""
+    """Key of the feature table for the appearance stream; empty = the only one in the store."""
+    feature_kind: Literal["c3d_fc6", "i3d"] = "c3d_fc6"
+    """Which features of the video the appearance stream reads (paper: c3d_fc6)."""
 
 
 class HpMcoreTrainConfig(TrainSection):

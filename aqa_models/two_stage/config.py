@@ -18,6 +18,8 @@ class SequenceConfig:
     """Uniform sampling rate; recordings are never stretched to one length, so speed survives."""
     max_frames: int = 743
     """T: longer recordings lose their start (paper: 743)."""
+    inputs: Literal["xyz", "angles", "both"] = "xyz"
+    """Joint positions (paper), the 49 body-frame angles and positions of body_angles.py, or both side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class NonExpertConfig:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
+    encoder_kind: Literal["gru", "tcn"] = "gru"
+    """The paper's bidirectional GRU, or a temporal convolution network of the same width (encoders.py)."""
     encoder_units: int = 1000
     """Units per direction of the bidirectional GRU (paper: 1000)."""
     encoder_layers: int = 2
@@ -50,13 +54,23 @@ class NonExpertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
-    """Skeleton-only expert: BiLSTM over the encoder's states, then BN-ReLU-FC (paper section 3.2)."""
+    """What stands on the encoder (paper section 3.2). The defaults are the paper's skeleton-only form."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
+    task: Literal["score", "classes"] = "score"
+    """Regression of the score, or classification of the clip's group (the infants' risk levels)."""
+    head: Literal["lstm", "linear"] = "lstm"
+    """BiLSTM and BN-ReLU-FC (the expert), or a linear layer on the pooled states (non-expert only)."""
     lstm_units: int = 100
     """Units per direction."""
-    pooling: Literal["last", "mean", "max"] = "max"
-    """What of the BiLSTM is scored: last forward and first backward state, or mean or maximum over time."""
+    pooling: Literal["last", "mean", "max", "mean_max"] = "max"
+    """What of the states is scored: last forward and first backward state, mean, maximum over time, or both."""
+    appearance: Literal["none", "modules", "pooled"] = "none"
+    """Second stream over features of the video: none, two temporal modules, or the features' mean."""
+    branch_channels: int = 64
+    """Channels of each of the three branches of a temporal module."""
+    actions: Literal["alike", "outputs", "embedding"] = "alike"
+    """One output for all action types, an output for each, or one whose inputs an embedding of each scales."""
     finetune_encoder: bool = False
-    """False: the pretrained encoder stays frozen; True: trained at 0.1 of the learning rate."""
+    """False: the encoder stays as it is; True: it learns too, at encoder_rate of the learning rate."""

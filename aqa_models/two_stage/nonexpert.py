@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aqa_models.two_stage.config import NonExpertConfig
+from aqa_models.two_stage.encoders import TcnEncoder
 from aqa_models.two_stage.pretext import PretextBatch
 from aqa_models.two_stage.recurrent import Recurrent
 
@@ -17,12 +18,18 @@ class Encoder(nn.Module):
 
     def __init__(self, num_features: int, units: int, layers: int):
         super().__init__()
-        self.units, self.layers = units, layers
+        self.width = 2 * units
         self.gru = Recurrent(nn.GRU, num_features, units, layers, bidirectional=True)
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, F), (B, T) -> states (B, T, 2W), final states (layers, B, 2W): forward, backward."""
         return self.gru(x, valid)
+
+
+def build_encoder(num_features: int, config: NonExpertConfig) -> Encoder | TcnEncoder:
+    """An encoder of the configuration's kind with fresh weights; `width` is that of its states."""
+    kind = Encoder if config.encoder_kind == "gru" else TcnEncoder
+    return kind(num_features, config.encoder_units, config.encoder_layers)
 
 
 class PaceHead(nn.Module):
@@ -97,7 +104,7 @@ class NonExpert(nn.Module):
                 f"({config.encoder_layers}): each decoder layer starts in the state of its encoder layer"
             )
         width = 2 * config.encoder_units
-        self.encoder = Encoder(num_features, config.encoder_units, config.encoder_layers)
+        self.encoder = build_encoder(num_features, config)
         self.pace_head = PaceHead(width, config.pace_units, len(config.paces))
         self.decoder = Decoder(num_features, width, config.decoder_units, config.decoder_layers)
         self.discriminator = Discriminator(num_features, config.discriminator_units)
