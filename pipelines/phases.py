@@ -1,4 +1,4 @@
-"""The two phases of training as the loop sees them: losses, gradients and validation of a batch."""
+"""Pretraining as the loop sees it: losses, gradients and validation of a batch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
-from aqa_models.two_stage.expert import Expert
+from aqa_models.two_stage.config import NonExpertConfig, SequenceConfig
+from aqa_models.two_stage.inputs import input_limbs, measure_scale, standardised
 from aqa_models.two_stage.losses import PretextLosses, pretext_losses, routed_gradients
-from aqa_models.two_stage.nonexpert import Encoder, NonExpert
-from aqa_models.two_stage.pretext import PretextBatch, limb_columns, make_batch
-from aqa_models.two_stage.sequence import Sequence, pad_front
-from pipelines.config import ExpertTrainConfig, PretrainConfig
-from pipelines.errors import DataError
+from aqa_models.two_stage.nonexpert import NonExpert
+from aqa_models.two_stage.pretext import PretextBatch, make_batch
+from aqa_models.two_stage.sequence import Sequence
+from pipelines.config import PretrainConfig
 from pipelines.motion import Motion, make_sequences
 
-CACHE_BYTES = 2 << 30  # a frozen encoder's states are kept if they fit in this
 _VALIDATION = 1  # second number of the seed: 0 = training draws, 1 = validation draws
 
 
@@ -31,9 +29,9 @@ class PretrainPhase:
     def __init__(self, train: list[Motion], val: list[Motion], config: PretrainConfig, device: torch.device):
         self.config, self.device = config, device
         self.clip_ids = [motion.clip_id for motion in train]
-        self.train, self.val = make_sequences(train, config.sequence), make_sequences(val, config.sequence)
+        self.train, self.val = _standardised_inputs(train, val, config.sequence)
         self.num_coordinates = train[0].keypoints.shape[2]
-        self.limbs = limb_columns(config.sequence.skeleton, self.num_coordinates)
+        self.limbs = input_limbs(config.sequence, self.num_coordinates)
         torch.manual_seed(config.seed)
         self.model = NonExpert(self.limbs.shape[1], config.model).to(device)
         self.parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in NonExpert.parts}
@@ -98,154 +96,16 @@ class PretrainPhase:
         return batch.to(self.device)
 
 
-class ExpertPhase:
-    """Regression of the standardised score on top of the encoder."""
-
-    kind = "expert"
-
-    def __init__(
-        self,
-        train: list[Motion],
-        val: list[Motion],
-        config: ExpertTrainConfig,
-        device: torch.device,
-        pretrained: tuple[dict[str, Tensor], dict[str, Any]] | None,
-    ):
-        self.config, self.device = config, device
-        self.clip_ids = [motion.clip_id for motion in train]
-        self.targets = target_statistics(train)
-        sequences = make_sequences(train + val, config.sequence)
-        self.num_coordinates, self.num_features = train[0].keypoints.shape[2], sequences[0].x.shape[1]
-        self.scores = torch.tensor([standardise(motion, self.targets) for motion in train + val])
-        self.num_train = len(train)
-        units, layers = config.encoder_units, config.encoder_layers
-        if pretrained:
-            units, layers = (pretrained[1]["model"][f"encoder_{name}"] for name in ("units", "layers"))
-        self.sizes = {"encoder_units": units, "encoder_layers": layers}
-        torch.manual_seed(config.seed)
-        self.model = build_expert(self.num_features, self.sizes, config.model).to(device)
-        if pretrained:
-            prefix = "encoder."
-            weights = {n.removeprefix(prefix): t for n, t in pretrained[0].items() if n.startswith(prefix)}
-            self.model.encoder.load_state_dict(weights)
-        self.parts: dict[str, nn.Module] = {"head": self.model.head}
-        self.rates = {"head": 1.0}
-        if config.model.finetune_encoder:
-            self.parts["encoder"], self.rates["encoder"] = self.model.encoder, 0.1
-        self.inputs = [torch.from_numpy(sequence.x).to(device) for sequence in sequences]
-        self.states = None if config.model.finetune_encoder else self._encode()
-
-    def begin_epoch(self, epoch: int, shares: list[list[int]]) -> None:
-        """Nothing to prepare: all sequences are in memory."""
-
-    def gradients(self, rows: list[int], total: int, epoch: int) -> tuple[dict[str, list[Tensor]], dict]:
-        """Gradients by part, and the sum of squared errors, of this worker's share of a batch."""
-        self.model.train()
-        draws = [self._draw(row, epoch) for row in rows]
-        error = self._forward(rows, draws) - self.scores[rows].to(self.device)
-        loss = error.square().sum()
-        parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
-        flat = torch.autograd.grad(loss / total, [p for group in parameters.values() for p in group])
-        routed, begin = {}, 0
-        for part, group in parameters.items():
-            routed[part] = list(flat[begin : begin + len(group)])
-            begin += len(group)
-        return routed, {"loss": loss.detach()}
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Mean squared error of the standardised score, and the mean absolute error in deviations."""
-        self.model.eval()
-        rows = list(range(self.num_train, len(self.inputs)))
-        errors = []
-        for begin in range(0, len(rows), self.config.batch_size):
-            part = rows[begin : begin + self.config.batch_size]
-            errors.append(self._forward(part).cpu() - self.scores[part])
-        error = torch.cat(errors)
-        return {"loss": float(error.square().mean()), "mae": float(error.abs().mean())}
-
-    def describe(self) -> dict[str, Any]:
-        """What a reader of the weights must know; scores are standardised with `targets`."""
-        return {
-            "kind": self.kind,
-            "sequence": asdict(self.config.sequence),
-            "model": asdict(self.config.model),
-            **self.sizes,
-            "num_coordinates": self.num_coordinates,
-            "num_features": self.num_features,
-            "targets": self.targets,
-        }
-
-    @torch.no_grad()
-    def _encode(self) -> list[Tensor] | None:
-        """States of a frozen encoder, computed once; None if they are too many to keep."""
-        width = 2 * self.sizes["encoder_units"]
-        if sum(len(x) for x in self.inputs) * width * 4 > CACHE_BYTES:
-            return None
-        return [self.model.encoder(x[None], x.new_ones(1, len(x)).bool())[0][0] for x in self.inputs]
-
-    def _draw(self, row: int, epoch: int) -> tuple[slice, Tensor]:
-        """Window and kept features of one clip in one epoch, a function of (seed, epoch, clip)."""
-        generator = np.random.default_rng([self.config.seed, 0, epoch, row])
-        frames, shortest = len(self.inputs[row]), self.config.crop_share
-        taken = max(1, round(frames * (shortest + (1 - shortest) * generator.random())))
-        begin = int(generator.random() * (frames - taken + 1))
-        kept = generator.random(2 * self.sizes["encoder_units"]) >= self.config.feature_dropout
-        scale = torch.from_numpy(kept / (1 - self.config.feature_dropout)).float()
-        return slice(begin, begin + taken), scale.to(self.device)
-
-    def _forward(self, rows: list[int], draws: list[tuple[slice, Tensor]] | None = None) -> Tensor:
-        """Standardised scores; with draws, of the window drawn and without the features dropped."""
-        read = self.inputs if self.states is None else self.states
-        windows = [draw[0] for draw in draws] if draws else [slice(None)] * len(rows)
-        x, valid = pad_front([read[row][window] for row, window in zip(rows, windows, strict=True)])
-        if self.states is None:
-            x, _ = self.model.encoder(x, valid)
-        if draws:
-            x = x * torch.stack([draw[1] for draw in draws])[:, None]
-        return self.model.head(x, valid)
-
-
-def build_expert(num_features: int, sizes: dict[str, int], config: ExpertConfig) -> Expert:
-    """An expert with fresh weights."""
-    return Expert(Encoder(num_features, sizes["encoder_units"], sizes["encoder_layers"]), config)
-
-
-def target_statistics(motions: list[Motion]) -> dict[str, dict[str, float]]:
-    """Mean, deviation, median and count of the training scores of each action type.
-
-    Raises:
-        DataError: an action type has fewer than two scores, or they are all equal.
-    """
-    statistics = {}
-    for action in sorted({motion.action_type for motion in motions}):
-        scores = np.array([motion.score for motion in motions if motion.action_type == action], dtype=float)
-        if len(scores) < 2 or np.ptp(scores) == 0:
-            raise DataError(
-                f"action type {action!r}",
-                f"has {len(scores)} training scores, all of one value",
-                "train on action types with at least two different scores",
-            )
-        statistics[action] = {
-            "mean": float(scores.mean()),
-            "deviation": float(scores.std()),
-            "median": float(np.median(scores)),
-            "count": len(scores),
-        }
-    return statistics
-
-
-def standardise(motion: Motion, targets: dict[str, dict[str, float]]) -> float:
-    """Score in deviations from the training mean of its action type."""
-    if motion.action_type not in targets:
-        raise DataError(
-            f"clip {motion.clip_id}",
-            f"has action type {motion.action_type!r}, but training had {sorted(targets)}",
-            "give training clips of this action type, or leave it out",
-        )
-    assert motion.score is not None
-    target = targets[motion.action_type]
-    return (motion.score - target["mean"]) / target["deviation"]
+def _standardised_inputs(
+    train: list[Motion], val: list[Motion], config: SequenceConfig
+) -> tuple[list[Sequence], list[Sequence]]:
+    """Sequences of both; angles in deviations from what is usual in the training clips of the action type."""
+    sequences, actions = make_sequences(train + val, config), [motion.action_type for motion in train + val]
+    if config.inputs != "xyz":
+        scale = measure_scale(sequences[: len(train)], actions[: len(train)])
+        pairs = zip(sequences, actions, strict=True)
+        sequences = [standardised(sequence, action, scale) for sequence, action in pairs]
+    return sequences[: len(train)], sequences[len(train) :]
 
 
 def _sums(losses: PretextLosses, config: NonExpertConfig) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class TemporalModule(nn.Module):
             valid: (B, S) bool, True on the first steps of each row.
 
         Returns:
-            (B, 3 C_b, S // 2), zero on padding, and its (B, S // 2) bool: a step is valid if both its parts are.
+            (B, 3 C_b, S // 2), zero on padding, and its (B, S // 2) bool: valid where both parts are.
         """
         shown = valid[:, None]
         narrow = self.narrow(x).masked_fill(~shown, 0.0)

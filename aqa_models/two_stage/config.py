@@ -19,7 +19,7 @@ class SequenceConfig:
     max_frames: int = 743
     """T: longer recordings lose their start (paper: 743)."""
     inputs: Literal["xyz", "angles", "both"] = "xyz"
-    """Joint positions (paper), the 49 body-frame angles and positions of body_angles.py, or both side by side."""
+    """Joint positions (paper), the 49 angles and positions of body_angles.py, or both side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +65,12 @@ class ExpertConfig:
     lstm_units: int = 100
     """Units per direction."""
     pooling: Literal["last", "mean", "max", "mean_max"] = "max"
-    """What of the states is scored: last forward and first backward state, mean, maximum over time, or both."""
+    """What of the states is scored: last forward and first backward, mean, maximum over time, or both."""
     appearance: Literal["none", "modules", "pooled"] = "none"
     """Second stream over features of the video: none, two temporal modules, or the features' mean."""
     branch_channels: int = 64
     """Channels of each of the three branches of a temporal module."""
     actions: Literal["alike", "outputs", "embedding"] = "alike"
-    """One output for all action types, an output for each, or one whose inputs an embedding of each scales."""
+    """One output for all action types, one for each, or one whose inputs an embedding of each scales."""
     finetune_encoder: bool = False
     """False: the encoder stays as it is; True: it learns too, at encoder_rate of the learning rate."""

@@ -13,9 +13,9 @@ _CONVOLUTIONS = 2  # of a layer
 class TcnEncoder(nn.Module):
     """Dilated convolutions over time with residual connections (Bai, Kolter, Koltun 2018, not causal).
 
-    A layer is two convolutions of 5 frames, dilated by 4^i and 2 * 4^i; each is followed by a layer norm over the
-    channels and ReLU and added to its input. Two layers see 61 frames. States are zero on padding before every
-    convolution, so padding changes nothing.
+    A layer is two convolutions of 5 frames, dilated by 4^i and 2 * 4^i; each is followed by a layer norm over
+    the channels and ReLU and added to its input. Two layers see 61 frames. States are zero on padding before
+    every convolution, so padding changes nothing.
 
     Args:
         num_features: F.
@@ -29,7 +29,8 @@ class TcnEncoder(nn.Module):
         self.widen = nn.Linear(num_features, self.width)
         dilations = [2**step for step in range(_CONVOLUTIONS * layers)]
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(self.width, self.width, _KERNEL, dilation=d, padding=d * (_KERNEL // 2)) for d in dilations
+            nn.Conv1d(self.width, self.width, _KERNEL, dilation=d, padding=d * (_KERNEL // 2))
+            for d in dilations
         )
         self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in dilations)
 

@@ -1,4 +1,4 @@
-"""The expert: what turns the encoder's states, and features of the video, into a score (paper section 3.2)."""
+"""The expert: turns the encoder's states, and features of the video, into a score (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Output(nn.Module):
         width: of what is read.
         num_outputs: N: 1 score, or one logit per class.
         num_actions: A.
-        actions: alike = one linear layer; outputs = one for each action type; embedding = one layer that reads
-            v * (1 + e_a) and adds b_a. e and b start at zero: all are alike until the data say otherwise.
+        actions: alike = one linear layer; outputs = one for each action type; embedding = one layer that
+            reads v * (1 + e_a) and adds b_a. e and b start at zero: all are alike until data say otherwise.
     """
 
     def __init__(self, width: int, num_outputs: int, num_actions: int, actions: str):
@@ -131,7 +131,8 @@ class ExpertHead(nn.Module):
             valid: (B, T) bool.
             final: (B, D) last states of the encoder.
             action: (B,) int64 index of the action type.
-            video: features (B, S, D') and their (B, S) bool, True on the first S_b; needed by an appearance stream.
+            video: features (B, S, D') and their (B, S) bool, True on the first S_b; needed by an
+                appearance stream.
 
         Returns:
             (B, N) standardised scores, or logits.
@@ -160,7 +161,7 @@ class Expert(nn.Module):
 
     def __init__(self, encoder: nn.Module, state_width: int, config: ExpertConfig, **sizes: int):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.state_width = encoder, state_width
         self.head = ExpertHead(state_width, config, **sizes)
         if not config.finetune_encoder:
             self.encoder.requires_grad_(False)

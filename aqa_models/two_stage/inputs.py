@@ -143,7 +143,7 @@ _SMALLEST = 0.03  # radians or trunk lengths; less is the sensor's noise
 
 
 def standardised(sequence: Sequence, action: str, scale: dict[str, dict[str, list[float]]]) -> Sequence:
-    """The sequence in deviations from the centre of its action type, cut at 5; never observed columns stay 0."""
+    """The sequence in deviations from the centre of its action type, cut at 5; unseen columns stay 0."""
     told = scale.get(action, scale[""])
     centre, spread = (np.array(told[name], np.float32) for name in ("centre", "spread"))
     x = np.clip((sequence.x - centre) / spread, -_LIMITS, _LIMITS)
