@@ -71,7 +71,8 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     values = {}
     for start in STARTS:
         for name in ("rho", "mae"):
-            chosen = {row["split"]: np.mean(list(row[name].values())) for row in rows if row["start"] == start}
+            mine = [row for row in rows if row["start"] == start]
+            chosen = {row["split"]: np.mean(list(row[name].values())) for row in mine}
             values[start, name] = chosen
             if chosen:
                 numbers = list(chosen.values())
@@ -85,7 +86,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def paired(gain: np.ndarray) -> dict[str, Any]:
-    """Corrected resampled t-test (Nadeau and Bengio 2003): splits share people, so their variance is too small."""
+    """Corrected resampled t-test (Nadeau and Bengio 2003), because splits share people."""
     from scipy.stats import t
 
     count, spread = len(gain), float(gain.std(ddof=1))
@@ -113,10 +114,12 @@ def main() -> None:
             rows.append(one_split(arguments, split, start))
             row = rows[-1]
             rho, error = (np.mean(list(row[name].values())) for name in ("rho", "mae"))
-            print(f"split {split}, {start}: rho {rho:.3f}, MAE {error:.2f}, {row['seconds']:.0f} s", flush=True)
+            told = f"rho {rho:.3f}, MAE {error:.2f}, {row['seconds']:.0f} s"
+            print(f"split {split}, {start}: {told}", flush=True)
             if arguments.out:
-                told = {"settings": arguments.set, "seed": arguments.seed, "rows": rows}
-                arguments.out.write_text(json.dumps({**told, "summary": summarise(rows)}, indent=2) + "\n")
+                result = {"settings": arguments.set, "seed": arguments.seed, "rows": rows}
+                text = json.dumps({**result, "summary": summarise(rows)}, indent=2)
+                arguments.out.write_text(text + "\n")
     print(json.dumps(summarise(rows), indent=2))
 
 
