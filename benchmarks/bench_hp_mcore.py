@@ -2,13 +2,17 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_hp_mcore.py step [--pairs 2] [--runs 5] [--out FILE]
     OMP_NUM_THREADS=1 python benchmarks/bench_hp_mcore.py encoders
+    OMP_NUM_THREADS=1 python benchmarks/bench_hp_mcore.py query [--runs 3]
 
 `step`: the frames of both dives of each pair through all three encoders, the comparison both ways, every
-loss, backward. `encoders`: each encoder alone, per dive. Random frames and weights: the time does not depend
-on them. On a processor fp32 and bf16 (autocast) alternate, and the median of their ratios is printed. With a
-CUDA GPU there is a third way, bf16 through torch.compile, and the share of the card's own matmul rate,
-measured in the same run, that a step reaches. Operations are counted by torch on an fp32 step: convolutions
-and matrix products, forward and backward.
+loss, backward. `encoders`: each encoder alone, per dive. `query`: one dive is scored against 10 exemplars
+from frames, once as the reference does (both dives of each of the 10 pairs are encoded), once against
+exemplars encoded before; `whole_test_split` counts those encodings too, for FineDiving's 749 queries and
+2251 training dives. Random frames and weights: the time does not depend on them. On a processor fp32 and
+bf16 (autocast) alternate, and the median of their ratios is printed. With a CUDA GPU there is a third way,
+bf16 through torch.compile, and the share of the card's own matmul rate, measured in the same run, that a
+step reaches. Operations are counted by torch on an fp32 step: convolutions and matrix products, forward and
+backward.
 """
 
 from __future__ import annotations
@@ -170,9 +174,54 @@ def measure_encoders(arguments: argparse.Namespace, device: torch.device) -> dic
     return result
 
 
+EXEMPLARS, TEST_DIVES, TRAINING_DIVES = 10, 749, 2251
+
+
+def measure_query(arguments: argparse.Namespace, device: torch.device) -> dict:
+    """Operations and seconds of one query, with the exemplars' encodings at hand and without."""
+    config, clock = PRESETS[arguments.preset], Clock(device)
+    torch.manual_seed(0)
+    model = HpMcore(config, encoders=True).to(device).eval()
+    attempts = dives(1 + EXEMPLARS, config, device)
+    pair = [torch.tensor([0, 1 + number]) for number in range(EXEMPLARS)]
+    nobody = torch.zeros(EXEMPLARS, dtype=torch.long)
+    with torch.inference_mode():
+        bank = model.encode(attempts[slice(1, None)])
+
+        def uncached() -> Tensor:
+            both = [model.encode(attempts[rows]) for rows in pair]
+            return torch.cat([model.compare(one[:1], one[1:]).delta for one in both])
+
+        def cached() -> Tensor:
+            return model.compare(model.encode(attempts[:1])[nobody], bank).delta
+
+        torch.testing.assert_close(cached(), uncached(), rtol=1e-3, atol=1e-3)
+        ways, operations = {"uncached": uncached, "cached": cached}, {}
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for way, call in ways.items():
+            with FlopCounterMode(display=False) as counter:
+                call()
+            operations[way] = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            model.encode(attempts[:1])
+        for _ in range(arguments.runs):
+            for way, call in ways.items():
+                seconds[way].append(clock.seconds(call))
+    ratios = [a / b for a, b in zip(seconds["uncached"], seconds["cached"], strict=True)]
+    once = operations["cached"] + counter.get_total_flops() * TRAINING_DIVES / TEST_DIVES
+    return {
+        "preset": arguments.preset,
+        "giga_operations": {way: round(count / 1e9, 1) for way, count in operations.items()},
+        "operations_ratio": round(operations["uncached"] / operations["cached"], 2),
+        "seconds": {way: [round(value, 3) for value in times] for way, times in seconds.items()},
+        "time_ratio": round(statistics.median(ratios), 2),
+        "operations_ratio_whole_test_split": round(operations["uncached"] / once, 2),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["step", "encoders"])
+    parser.add_argument("what", choices=["step", "encoders", "query"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
@@ -186,9 +235,9 @@ def main() -> None:
         "machine": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "native_bf16": torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-        arguments.what: {"step": measure_step, "encoders": measure_encoders}[arguments.what](
-            arguments, device
-        ),
+        arguments.what: {"step": measure_step, "encoders": measure_encoders, "query": measure_query}[
+            arguments.what
+        ](arguments, device),
     }
     text = json.dumps(result, indent=2)
     print(text)

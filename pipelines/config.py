@@ -31,7 +31,7 @@ class ExtractConfig(Section):
     sampling: Annotated[str, Field(pattern=r"^(all|fps:\d+(\.\d+)?|uniform:\d+)$")] = "all"
     """Frames taken of each clip: all, fps:10 (nearest time stamps), or uniform:96."""
     pose_config: str = "aqa-rendered"
-    """Name of a config in the MMPose zoo, or aqa-rendered for the network in the package."""
+    """Config of the MMPose zoo, top-down or one-stage, or aqa-rendered for the network in the package."""
     weights: Path | None = None
     """Weights file (.safetensors or .pth, tensors only); required unless pose_config is aqa-rendered."""
     random_weights: bool = False

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.schema import FEATURES, PEOPLE, POSES, rejected_row
-from pipelines.stages import appearance, decode, detect, people, pictures, pose
+from pipelines.stages import appearance, decode, detect, one_stage, people, pictures, pose
 from pipelines.stages.base import BLOCK_BYTES
 from pipelines.stages.crops import DecodeStage
 from pipelines.stages.quality import pose_quality
@@ -61,6 +61,12 @@ def find_people_work(config: ExtractConfig) -> Work | None:
             f"kind {config.kind} shows whole frames",
             "Leave it out, or use --kind pose",
         )
+    if one_stage.is_one_stage(config.pose_config):
+        raise ConfigError(
+            "extract.detector_config",
+            f"{config.pose_config} finds people by itself",
+            "Leave the detector out, or choose a topdown config",
+        )
     model = detect.find_detector(config.detector_config, config.detector_weights)
     spec = {
         "kind": "people",
@@ -87,6 +93,8 @@ def find_work_of(config: ExtractConfig, *, people_key: str = "") -> Work:
         people_key: table whose boxes are used; empty = boxes of the clips table.
     """
     precision = pose.resolve_precision(config.precision)
+    if config.kind == "pose" and one_stage.is_one_stage(config.pose_config):
+        return _one_stage_work(config, precision)
     if config.kind == "pose":
         return _pose_work(config, precision, people_key)
     return _appearance_work(config, precision)
@@ -119,6 +127,31 @@ def _pose_work(config: ExtractConfig, precision: str, people_key: str) -> Work:
     )
     finish = _FinishPoses(config.smoothing)
     return Work("poses", POSES, spec, _decode_stage(config, picture), network, finish)
+
+
+def _one_stage_work(config: ExtractConfig, precision: str) -> Work:
+    if config.flip_test:
+        cause = f"{config.pose_config} has no flip test in MMPose"
+        raise ConfigError("extract.flip_test", cause, "Leave it out for this network")
+    model = one_stage.find_one_stage_model(config.pose_config, config.weights)
+    spec = {
+        "kind": "poses",
+        **_decoding(config),
+        "boxes": "found by the network",
+        "network": model.name,
+        "weights_sha256": model.weights_sha256,
+        "input_size": [model.picture.width, model.picture.height],
+        "athlete": config.athlete,
+        "people": config.people,
+        "skeleton": model.skeleton,
+        "precision": precision,
+        "smoothing": config.smoothing,
+        "people_version": people.VERSION,
+        "one_stage_version": one_stage.VERSION,
+    }
+    network = one_stage.OneStageStage(model, config.frames_per_batch, False, precision, config.compile)
+    finish = _ChoosePoses(config.athlete, config.people, model.skeleton, _FinishPoses(config.smoothing))
+    return Work("poses", POSES, spec, _decode_stage(config, model.picture), network, finish)
 
 
 def _appearance_work(config: ExtractConfig, precision: str) -> Work:
@@ -191,6 +224,24 @@ class _FinishPoses:
 
 
 @dataclass(frozen=True)
+class _ChoosePoses:
+    """People found by a one-stage network in whole clips -> rows of POSES."""
+
+    rule: str
+    most: int
+    skeleton: str
+    finish: _FinishPoses
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        chosen = [
+            person
+            for row in rows.to_pylist()
+            for person in one_stage.pose_rows(row, self.rule, self.most, self.skeleton)
+        ]
+        return self.finish(pa.Table.from_pylist(chosen, schema=POSES))
+
+
+@dataclass(frozen=True)
 class Boxed:
     """A plan of poses whose people are known.
 
@@ -243,7 +294,7 @@ def _finish_features(rows: pa.Table) -> pa.Table:
 
 
 def _decode_stage(
-    config: ExtractConfig, picture: pictures.Crop | pictures.Resize | pictures.Fit
+    config: ExtractConfig, picture: pictures.Crop | pictures.Resize | pictures.Fit | pictures.Letterbox
 ) -> DecodeStage:
     return DecodeStage(
         sampling=config.sampling,

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.errors import ClipError
 from pipelines.stages.decode import DecodedPart, DecodeGuard, DecodeRequest
-from pipelines.stages.pictures import Crop, Fit, Resize
+from pipelines.stages.pictures import Crop, Fit, Letterbox, Resize
 from pipelines.stages.sampling import PersonBoxes
 
 # Frames travel between stages as plain bytes: no tensor extension type, no copy on reading.
@@ -50,7 +50,7 @@ class DecodeStage:
 
     The people of a clip are those of its column `people` (list of person, frame_index, box), if there is one
     that is not null; else one person in the box of the clips table, else in the whole frame. Pictures that
-    are not cut out of boxes (`Resize`, `Fit`) show the whole frame of person 0.
+    are not cut out of boxes (`Resize`, `Fit`, `Letterbox`) show the whole frame of person 0.
 
     Args:
         sampling: all, fps:R or uniform:M.
@@ -62,7 +62,7 @@ class DecodeStage:
     """
 
     sampling: str
-    picture: Crop | Resize | Fit
+    picture: Crop | Resize | Fit | Letterbox
     frames_per_part: int
     referee_share: float
     timeout_s: float

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import ClipError
-from pipelines.stages.pictures import Crop, Fit, Resize
+from pipelines.stages.pictures import Crop, Fit, Letterbox, Resize
 from pipelines.stages.sampling import PersonBoxes, sample_indices
 
 VERSION = 2  # raise when the same file and request give other frames
@@ -45,8 +45,8 @@ class DecodeRequest:
         sampling: "all", "fps:10" (nearest frame of each tick) or "uniform:96".
         people: the people to follow, each with boxes of its own; None = one, in `box`.
         box: x1, y1, x2, y2 in pixels of the upright frame; None = the whole frame.
-        picture: `Crop` = each person cut out, `Resize`, `Fit` = the frame scaled, None = whole upright
-            frames.
+        picture: `Crop` = each person cut out, `Resize`, `Fit`, `Letterbox` = the frame scaled, None = whole
+            upright frames.
         frames_per_part: most frames per part; fewer if they would exceed `PART_BYTES`.
         referee: whether PyAV must prove every frame (see `decode_child.py`).
     """
@@ -57,7 +57,7 @@ class DecodeRequest:
     sampling: str
     people: tuple[PersonBoxes, ...] | None
     box: tuple[float, float, float, float] | None
-    picture: Crop | Resize | Fit | None
+    picture: Crop | Resize | Fit | Letterbox | None
     frames_per_part: int
     referee: bool
 

@@ -189,7 +189,7 @@ class Plan:
     people: list[int]  # (P)
     boxes: np.ndarray  # (P, T, 4)
     size: tuple[int, int]  # width and height of the upright frame
-    picture: dict[str, Any] | None  # a Crop, Resize or Fit, with its kind
+    picture: dict[str, Any] | None  # a Crop, Resize, Fit or Letterbox, with its kind
     per_part: int  # frames
 
     def out_size(self) -> tuple[int, int]:
@@ -396,8 +396,12 @@ def cut(picture: np.ndarray, plan: Plan, box: np.ndarray, target: np.ndarray) ->
     if spec["kind"] == "Fit":
         cv2.resize(picture, size, dst=target, interpolation=cv2.INTER_LINEAR)
         return
-    matrix = crop_matrix(tuple(box.tolist()), spec["padding"], size)
-    cv2.warpAffine(scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR)
+    # In a letterbox the box is the whole frame.
+    matrix = crop_matrix(tuple(box.tolist()), spec.get("padding", 1.0), size)
+    grey = (spec.get("border", 0),) * 3
+    cv2.warpAffine(
+        scaled(picture, plan.size), matrix, size, dst=target, flags=cv2.INTER_LINEAR, borderValue=grey
+    )
 
 
 # ---------------------------------------------------------------- the process

@@ -357,25 +357,53 @@ def _detect(network: DetectorNetwork, parts: list[_Part], frames_per_batch: int)
             pictures = np.stack([parts[number].pictures[frame] for number, frame in batch])
             for (number, frame), people in zip(batch, network.predict(pictures, size), strict=True):
                 found[number][frame] = _kept(*people, size)
-    return [_detections_row(part, people) for part, people in zip(parts, found, strict=True)]
+    return [
+        detections_row(part.row, part.shown, part.pictures, people)
+        for part, people in zip(parts, found, strict=True)
+    ]
 
 
 def _kept(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes cut at the frame's edges, the surest first; unsure, tiny and not finite ones dropped."""
+    boxes, order = keep_boxes(boxes, scores, size)
+    return boxes, scores[order]
+
+
+def keep_boxes(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes cut at the frame's edges, the surest first; unsure, tiny and not finite ones dropped.
+
+    Args:
+        boxes: (N, 4) px.
+        scores: (N,).
+        size: width and height of the frame.
+
+    Returns:
+        (M, 4) boxes, and (M,) which of the N they were.
+    """
     boxes = np.clip(boxes, 0, np.array([*size, *size], np.float32))
     sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (scores >= KEEP_SCORE) & (sides >= 2).all(axis=1)  # NaN compares false
-    order = np.argsort(-scores[keep], kind="stable")[:MAX_BOXES]
-    return boxes[keep][order], scores[keep][order]
+    keep = np.flatnonzero((scores >= KEEP_SCORE) & (sides >= 2).all(axis=1))  # NaN compares false
+    order = keep[np.argsort(-scores[keep], kind="stable")][:MAX_BOXES]
+    return boxes[order], order
 
 
-def _detections_row(part: _Part, people: list[tuple[np.ndarray, np.ndarray]]) -> dict:
-    row = {name: part.row.get(name) for name in DETECTIONS.names}
-    camera, change = camera_motion(part.pictures, [boxes for boxes, _ in people], part.size)
+def detections_row(
+    decoded: dict, shown: np.ndarray, pictures: np.ndarray, people: list[tuple[np.ndarray, np.ndarray]]
+) -> dict:
+    """A row of DETECTIONS.
+
+    Args:
+        decoded: row of `crops.DECODED`.
+        shown: (T,) positions in it that the network saw.
+        pictures: (T, h, w, 3) uint8, the whole frame.
+        people: for each boxes (N, 4) px of the upright frame, and scores (N,).
+    """
+    row = {name: decoded.get(name) for name in DETECTIONS.names}
+    size = (decoded["width_px"], decoded["height_px"])
+    camera, change = camera_motion(pictures, [boxes for boxes, _ in people], size)
     return row | {
-        "num_frames": len(part.shown),
-        "frame_index": np.asarray(part.row["frame_index"], np.int32)[part.shown],
-        "time_s": np.asarray(part.row["time_s"], np.float64)[part.shown],
+        "num_frames": len(shown),
+        "frame_index": np.asarray(decoded["frame_index"], np.int32)[shown],
+        "time_s": np.asarray(decoded["time_s"], np.float64)[shown],
         "frame_detections": np.array([len(boxes) for boxes, _ in people], np.int32),
         "boxes": np.concatenate([boxes.ravel() for boxes, _ in people] or [np.empty(0)]).astype(np.float32),
         "box_scores": np.concatenate([scores for _, scores in people] or [np.empty(0)]).astype(np.float32),

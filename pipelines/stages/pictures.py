@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,33 @@ class Fit:
     width: int
     height: int
     keep_aspect: bool = True
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Scale the whole upright frame into the middle of a size, keeping aspect (MMPose's `BottomupResize`).
+
+    Args:
+        width: pixels.
+        height: pixels.
+        border: grey level around the frame.
+    """
+
+    width: int
+    height: int
+    border: int
+
+    def inside(self, size: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the picture that show the frame of this width and height alone."""
+        factor = min(self.width / size[0], self.height / size[1])
+        margins = [
+            (whole - side * factor) / 2 for whole, side in zip((self.width, self.height), size, strict=True)
+        ]
+        columns, rows = (
+            slice(math.ceil(margin), math.floor(whole - margin))
+            for margin, whole in zip(margins, (self.width, self.height), strict=True)
+        )
+        return rows, columns
 
 
 def fit_size(width_px: int, height_px: int, fit: Fit) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def find_pose_model(name: str, weights: Path | None) -> PoseModel:
     width, height = steps["TopdownAffine"]["input_size"]
     padding = steps["GetBBoxCenterScale"].get("padding", 1.25)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return PoseModel(name, weights.absolute(), digest, width, height, padding, _skeleton_of(config, name))
+    return PoseModel(name, weights.absolute(), digest, width, height, padding, skeleton_of(config, name))
 
 
 def read_pose_config(name: str) -> Config:
@@ -326,7 +326,7 @@ def _pose_row(clip: dict, model: PoseModel, keypoints: np.ndarray, confidence: n
 _CARRIED = ("clip_id", "person", "part", "last", *CARRIED)
 
 
-def _skeleton_of(config: Config, name: str) -> str:
+def skeleton_of(config: Config, name: str) -> str:
     dataset = config.test_dataloader.dataset
     source = dataset.get("metainfo", {}).get("from_file", "")
     described = Path(source).stem or dataset.type.removesuffix("Dataset").lower()

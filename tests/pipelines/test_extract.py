@@ -28,6 +28,7 @@ from pipelines.rendered.dataset import render_dataset
 from pipelines.rendered.network import WEIGHTS
 from pipelines.schema import PEOPLE, rejected_row
 from pipelines.stages import detect
+from pipelines.stages.pose import read_pose_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -334,6 +335,7 @@ def _extract_when_free(manifest: Path, store: Path) -> dict:
     raise AssertionError("the lock outlived the killed driver")
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced(rendered, undisturbed, tmp_path):
     store = tmp_path / "store"
     driver = start(rendered, store)
@@ -381,3 +383,35 @@ def test_a_full_disk_ends_the_run_with_a_clear_error_and_the_rest_follows(render
         assert_same_rows(disk / "store", undisturbed)
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+@pytest.mark.slow
+def test_a_one_stage_network_finds_people_and_poses_at_once(rendered, tmp_path):
+    """Random weights see people everywhere; every frame of the two chosen has a box and a pose."""
+    name = "rtmo-t_8xb32-600e_body7-416x416"
+    config = read_pose_config(name)
+    from mmengine.registry import init_default_scope
+    from mmpose.models import build_pose_estimator
+
+    init_default_scope("mmpose")
+    config.model.backbone.init_cfg = None
+    network = build_pose_estimator(config.model)
+    for layer in network.head.head_module.out_cls:
+        layer.bias.data.fill_(2.0)  # sure of everything
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "rtmo.safetensors")
+    given = {"pose_config": name, "weights": tmp_path / "rtmo.safetensors", "people": 2}
+    result = extract(rendered, tmp_path / "store", CONFIG.model_copy(update=given))
+    assert (result["clips"], result["rejected"]) == (10, 0)
+    again = extract(rendered, tmp_path / "store", CONFIG.model_copy(update=given))
+    assert (again["computed"], again["already_done"]) == (0, 10)
+    store = stores.open_store(tmp_path / "store")
+    rows = store.poses(store.pose_keys()[0]).read().to_pylist()
+    assert {row["person"] for row in rows} == {0, 1}
+    for row in rows:
+        keypoints = np.reshape(row["keypoints"], (row["num_frames"], 17, 2))
+        assert row["skeleton"] == "coco17"
+        assert len(row["box"]) == 4 * row["num_frames"]
+        confidence = np.reshape(row["confidence"], (row["num_frames"], 17))
+        seen = np.isfinite(keypoints).all(axis=(1, 2))
+        assert seen.any()
+        np.testing.assert_array_equal(seen, (confidence > 0).all(axis=1))
