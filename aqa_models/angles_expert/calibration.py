@@ -59,8 +59,8 @@ def least_absolute_lines(
 ) -> np.ndarray:
     """Lines from standardised predictions to points that minimise the sum of |error| / deviation.
 
-    Every exercise has an intercept of its own; the slope, in deviations, is one for all, because a slope for each
-    was worse on held-out subjects (docs/papers.md).
+    Every exercise has an intercept of its own; the slope, in deviations, is one for all, because a slope for
+    each was worse on held-out subjects (docs/papers.md).
 
     Args:
         predicted: (N,) standardised.

@@ -37,7 +37,7 @@ class KernelMember:
         scaling: of the features.
         straight, crossed: (N, F) scaled features of the known recordings and of their mirror images.
         exercise: (N,) of the known recordings.
-        shapes: (G, 2) widths and shares between exercises of the kernels whose settings cross-validation kept.
+        shapes: (G, 2) widths and shares between exercises of the kernels that cross-validation kept.
         coefficients: (G, N) of each kernel, see `fit_svr`; they and the intercept are averaged over all kept.
         intercept: a number.
     """
@@ -147,10 +147,10 @@ def fit_kernel(
             used.append(shape)
             coefficients.append(found.sum(axis=1) / kept.sum())
             intercept += float(intercepts.sum()) / kept.sum()
+    known = straight, crossed, exercise
     member = KernelMember(
-        view, rate_hz, movements, scaling, straight, crossed, exercise, np.array(used), np.stack(coefficients),
-        intercept,
-    )  # fmt: skip
+        view, rate_hz, movements, scaling, *known, np.array(used), np.stack(coefficients), intercept
+    )
     return member, np.mean([answers[group][:, column] for group, column in np.argwhere(kept)], axis=0)
 
 

@@ -1,7 +1,7 @@
 """Fits the angles expert to tables of clips and poses; the run folder is described in run_folder.py.
 
-There are no epochs that could be resumed: a fit takes minutes, and a run that was cut off starts anew. Its one
-row of metrics.jsonl holds what cross-validation inside the training subjects found.
+There are no epochs that could be resumed: a fit takes minutes, and a run that was cut off starts anew. The
+one row of metrics.jsonl holds what cross-validation inside the training subjects found.
 """
 
 from __future__ import annotations
