@@ -3,14 +3,14 @@
     python benchmarks/kimore_assessors.py --data DATA/kimore --work WORK --out results.json
 
 Protocols: the ten published 70/30 splits (subject_splits.csv), five folds by subject, and leave one subject
-out (77 fits, without networks). Each split is fitted on its training subjects alone, where everything is chosen
-by cross-validation, and its test subjects are scored once. WORK keeps the scores of each split, so that a run
-that is cut off goes on.
+out (77 fits, without networks). Each split is fitted on its training subjects alone, where everything is
+chosen by cross-validation, and its test subjects are scored once. WORK keeps the scores of each split, so
+that a run that is cut off goes on.
 
 Floors, on the same splits: extremely randomised trees on 157 statistics (benchmarks/kimore.py), where the
 camera stood and how the feet were set (9 numbers), patient or control, and the median training score.
-Differences to the trees are paired over the splits by the corrected resampled t-test. Rows called `person` see
-all recordings of the test person: another task.
+Differences to the trees are paired over the splits by the corrected resampled t-test. Rows called `person`
+see all recordings of the test person: another task.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Recordings:
 
 
 def camera_setup(motion: Motion) -> np.ndarray:
-    """9 numbers: where the ankles' middle and the pelvis are before the camera, and one ankle from the other."""
+    """9 numbers: where ankles and pelvis are before the camera, and one ankle from the other."""
     body = skeleton(motion.skeleton)
     left, right, pelvis = (
         motion.keypoints[:, body.index(j)] for j in ("left_ankle", "right_ankle", "pelvis")
