@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def state_of(expert: AnglesExpert) -> tuple[dict[str, Tensor], dict[str, Any]]:
             sizes = asdict(member.networks[0].sizes)
             told = {"rate_hz": member.rate_hz, "epochs": member.epochs, "seeds": len(member.networks)}
             members[name] = {**told, "sizes": sizes}
-    tensors |= {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors |= {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     about = {"exercises": list(expert.exercises), "pooling": expert.pooling, "held_out": expert.held_out}
     return tensors, {**about, "members": members}
 
