@@ -1,4 +1,4 @@
-"""The angles expert: three views of body angles by kernels and a small network, averaged and calibrated.
+"""The angles expert: body angles read by kernels, trees and a small network, averaged and calibrated.
 
 Everything that is chosen - kernel width, cost, tube, what exercises share, epochs, weights of the average,
 lines of the calibration, weight of a person's other exercises - is chosen by cross-validation by subject
@@ -19,10 +19,13 @@ from aqa_models.angles_expert.calibration import (
     merit,
     pool_person,
 )
-from aqa_models.angles_expert.kernel_member import VIEWS, KernelMember, fit_kernel
+from aqa_models.angles_expert.kernel_member import KernelMember, fit_kernel
 from aqa_models.angles_expert.network_member import NetworkMember, fit_network
+from aqa_models.angles_expert.scaled_view import VIEWS, ScaledView, fit_view
+from aqa_models.angles_expert.tree_member import TreeMember, fit_tree_member
 
 FOLDS = 6
+TREE_VIEWS = ("posture", "extremes")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class AnglesExpert:
     Attributes:
         exercises: names, in the order of the indices (E).
         mean, deviation, median: (E,) of the training scores, in points.
-        members: name -> kernel regression or networks.
+        views: name -> view.
+        members: view -> kernel regression on it; `trees` on `TREE_VIEWS`; `network` if there is one.
         weights: (M,) shares of the members in the average.
         lines: (E, 2) intercept and slope from the average to points.
         pooling: weight of a person's other exercises.
@@ -54,7 +58,8 @@ class AnglesExpert:
     mean: np.ndarray
     deviation: np.ndarray
     median: np.ndarray
-    members: dict[str, KernelMember | NetworkMember]
+    views: dict[str, ScaledView]
+    members: dict[str, KernelMember | TreeMember | NetworkMember]
     weights: np.ndarray
     lines: np.ndarray
     pooling: float
@@ -94,7 +99,13 @@ class AnglesExpert:
 
     def _average(self, performances: Sequence[Performance], exercise: np.ndarray) -> np.ndarray:
         recordings = [performance.channels for performance in performances]
-        answers = [member.predict(recordings, exercise) for member in self.members.values()]
+        seen = {name: view(recordings, exercise) for name, view in self.views.items()}
+        answers = []
+        for name, member in self.members.items():
+            if isinstance(member, NetworkMember):
+                answers.append(member.predict(recordings, exercise))
+            else:
+                answers.append(member.predict(*_side_by_side(seen, _read_by(name)), exercise))
         return self.weights @ np.stack(answers)
 
 
@@ -106,7 +117,7 @@ def fit_expert(
     Args:
         performances: with scores, of at least 3 subjects; a score per exercise is not required of each.
         rate_hz: frames per second of the channels.
-        network_seeds: networks that are averaged; 0 = kernels only, in seconds.
+        network_seeds: networks that are averaged; 0 = none, which takes a fifth of the time.
         epochs: most passes of a network.
         seed: of folds and networks.
 
@@ -126,9 +137,14 @@ def fit_expert(
     target = (scores - mean[exercise]) / deviation[exercise]
     folds = fold_subjects(subjects, target, FOLDS, seed)
     recordings = [performance.channels for performance in performances]
-    found = {view: fit_kernel(view, recordings, exercise, target, folds, rate_hz) for view in VIEWS}
-    members: dict[str, KernelMember | NetworkMember] = {name: member for name, (member, _) in found.items()}
-    answers = {name: answer for name, (_, answer) in found.items()}
+    views = {name: fit_view(name, recordings, exercise, rate_hz) for name in VIEWS}
+    seen = {name: view(recordings, exercise) for name, view in views.items()}
+    members: dict[str, KernelMember | TreeMember | NetworkMember] = {}
+    answers: dict[str, np.ndarray] = {}
+    for name in VIEWS:
+        members[name], answers[name] = fit_kernel(*seen[name], exercise, target, folds)
+    beside = _side_by_side(seen, TREE_VIEWS)
+    members["trees"], answers["trees"] = fit_tree_member(*beside, exercise, target, folds, seed)
     if network_seeds:
         members["network"], answers["network"] = fit_network(
             recordings, exercise, target, folds, rate_hz, network_seeds, epochs, seed
@@ -143,6 +159,7 @@ def fit_expert(
         mean=mean,
         deviation=deviation,
         median=median,
+        views=views,
         members=members,
         weights=weights,
         lines=least_absolute_lines(average, scores, exercise, deviation),
@@ -162,6 +179,18 @@ def fold_subjects(subjects: Sequence[str], target: np.ndarray, folds: int, seed:
     for begin in range(0, len(order), folds):
         of |= dict(zip(order[begin : begin + folds], draws.permutation(folds).tolist(), strict=False))
     return np.array([of[name] for name in subjects])
+
+
+def _read_by(member: str) -> tuple[str, ...]:
+    return TREE_VIEWS if member == "trees" else (member,)
+
+
+def _side_by_side(
+    seen: dict[str, tuple[np.ndarray, np.ndarray]], names: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of several views, of the recordings and of their mirror images."""
+    straight, crossed = (np.concatenate([seen[name][k] for name in names], axis=1) for k in (0, 1))
+    return straight, crossed
 
 
 def _apply(lines: np.ndarray, predicted: np.ndarray, exercise: np.ndarray) -> np.ndarray:

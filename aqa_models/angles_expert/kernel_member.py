@@ -1,26 +1,15 @@
-"""One view of the recordings with its kernel regression: a member of the angles expert."""
+"""A kernel regression on one view of the recordings: a member of the angles expert."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aqa_models.angles_expert.calibration import merit
-from aqa_models.angles_expert.kernel import (
-    Scaling,
-    across_exercises,
-    fit_scaling,
-    fit_svr,
-    mirror_kernel,
-    squared_distances,
-)
-from aqa_models.angles_expert.mirror import mirror
-from aqa_models.angles_expert.views import Movement, coordination, extremes, find_movement, posture
+from aqa_models.angles_expert.kernel import across_exercises, fit_svr, mirror_kernel, squared_distances
 
-VIEWS = ("posture", "extremes", "coordination")
 GAMMAS, SHARES = (0.1, 0.2, 0.4), (0.3, 0.6)
 COSTS, TUBES = (2.0, 5.0, 10.0), (0.1, 0.3)
 _KEPT = 0.25  # share of the best settings that are averaged: the very best is best by luck
@@ -31,10 +20,6 @@ class KernelMember:
     """A fitted kernel regression.
 
     Attributes:
-        view: posture, extremes or coordination.
-        rate_hz: frames per second of the recordings.
-        movements: of each exercise; empty unless the view is `extremes`.
-        scaling: of the features.
         straight, crossed: (N, F) scaled features of the known recordings and of their mirror images.
         exercise: (N,) of the known recordings.
         shapes: (G, 2) widths and shares between exercises of the kernels that cross-validation kept.
@@ -42,10 +27,6 @@ class KernelMember:
         intercept: a number.
     """
 
-    view: str
-    rate_hz: float
-    movements: tuple[Movement, ...]
-    scaling: Scaling
     straight: np.ndarray
     crossed: np.ndarray
     exercise: np.ndarray
@@ -53,16 +34,7 @@ class KernelMember:
     coefficients: np.ndarray
     intercept: float
 
-    def predict(self, recordings: Sequence[np.ndarray], exercise: np.ndarray) -> np.ndarray:
-        """(N,) standardised scores of (T_b, 49) recordings."""
-        features = (
-            look(self.view, recordings, exercise, self.rate_hz, self.movements, side)
-            for side in (False, True)
-        )
-        straight, crossed = (self.scaling(part, exercise) for part in features)
-        return self.predict_features(straight, crossed, exercise)
-
-    def predict_features(self, straight: np.ndarray, crossed: np.ndarray, exercise: np.ndarray) -> np.ndarray:
+    def predict(self, straight: np.ndarray, crossed: np.ndarray, exercise: np.ndarray) -> np.ndarray:
         """(N,) standardised scores of scaled features (N, F) and those of the mirror images."""
         distances = (
             squared_distances(straight, self.straight),
@@ -77,59 +49,20 @@ class KernelMember:
         return answer
 
 
-def look(
-    view: str,
-    recordings: Sequence[np.ndarray],
-    exercise: np.ndarray,
-    rate_hz: float,
-    movements: Sequence[Movement],
-    mirrored: bool,
-) -> np.ndarray:
-    """(N, F) features of a view, of the recordings or of their mirror images."""
-    found = []
-    for recording, index in zip(recordings, exercise, strict=True):
-        channels = mirror(recording) if mirrored else recording
-        if view == "posture":
-            found.append(posture(channels, rate_hz))
-        elif view == "extremes":
-            found.append(extremes(channels, movements[index]))
-        else:
-            found.append(coordination(channels))
-    return np.stack(found)
-
-
 def fit_kernel(
-    view: str,
-    recordings: Sequence[np.ndarray],
-    exercise: np.ndarray,
-    target: np.ndarray,
-    folds: np.ndarray,
-    rate_hz: float,
+    straight: np.ndarray, crossed: np.ndarray, exercise: np.ndarray, target: np.ndarray, folds: np.ndarray
 ) -> tuple[KernelMember, np.ndarray]:
-    """Chooses the settings by cross-validation and fits them to all recordings.
+    """Chooses settings by cross-validation and fits the best ones to all recordings.
 
     Args:
-        view: one of `VIEWS`.
-        recordings: (T_b, 49) each.
-        exercise: (N,) index, every index from 0 to the highest occurs.
+        straight, crossed: (N, F) of a `ScaledView`.
+        exercise: (N,) index.
         target: (N,) standardised scores.
         folds: (N,) fold in which each recording is held out; one fold per subject.
-        rate_hz: frames per second.
 
     Returns:
         The member, and its predictions (N,) for held-out recordings.
     """
-    movements: tuple[Movement, ...] = ()
-    if view == "extremes":
-        of = [
-            [r for r, e in zip(recordings, exercise, strict=True) if e == k]
-            for k in range(exercise.max() + 1)
-        ]
-        movements = tuple(find_movement(part) for part in of)
-    plain, other = (look(view, recordings, exercise, rate_hz, movements, side) for side in (False, True))
-    scaling = fit_scaling(plain, other, exercise)
-    # Rounded as the bundle holds them, so that a loaded member answers what this one answers.
-    straight, crossed = (scaling(part, exercise).astype(np.float32) for part in (plain, other))
     own = _own(straight, crossed)
     distances = squared_distances(straight, straight), squared_distances(straight, crossed), own, own
     shapes, pairs = list(itertools.product(GAMMAS, SHARES)), np.array(list(itertools.product(COSTS, TUBES)))
@@ -147,10 +80,7 @@ def fit_kernel(
             used.append(shape)
             coefficients.append(found.sum(axis=1) / kept.sum())
             intercept += float(intercepts.sum()) / kept.sum()
-    known = straight, crossed, exercise
-    member = KernelMember(
-        view, rate_hz, movements, scaling, *known, np.array(used), np.stack(coefficients), intercept
-    )
+    member = KernelMember(straight, crossed, exercise, np.array(used), np.stack(coefficients), intercept)
     return member, np.mean([answers[group][:, column] for group, column in np.argwhere(kept)], axis=0)
 
 
