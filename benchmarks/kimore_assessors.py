@@ -10,7 +10,8 @@ that a run that is cut off goes on.
 Floors, on the same splits: extremely randomised trees on 157 statistics (benchmarks/kimore.py), where the
 camera stood and how the feet were set (9 numbers), patient or control, and the median training score.
 Differences to the trees are paired over the splits by the corrected resampled t-test. Rows called `person`
-see all recordings of the test person: another task.
+see all recordings of the test person: another task. `angles` is kernels and trees, `angles_network` has three
+networks besides.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def score_split(
     known = [all_.performances[row] for row in train]
     asked = [Performance(p.channels, p.exercise, p.subject) for p in (all_.performances[row] for row in test)]
     predicted, chosen = floors(all_, train, test, seed=0), {}
-    for name, networks in (("kernels", 0), ("angles", seeds)) if seeds else (("kernels", 0),):
+    for name, networks in (("angles", 0), ("angles_network", seeds)) if seeds else (("angles", 0),):
         started = time.perf_counter()
         expert = fit_expert(known, RATE_HZ, networks, epochs, seed=0)
         predicted[name] = expert.predict(asked)
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the KIMORE arrays")
     parser.add_argument("--work", type=Path, required=True, help="scores of each split are kept here")
     parser.add_argument("--protocols", default="published,five_fold,leave_one_out", help="comma-separated")
-    parser.add_argument("--seeds", type=int, default=3, help="networks averaged; 0 = kernels only")
+    parser.add_argument("--seeds", type=int, default=3, help="networks averaged; 0 = none")
     parser.add_argument("--epochs", type=int, default=40, help="most passes of a network")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     arguments = parser.parse_args()

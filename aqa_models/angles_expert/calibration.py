@@ -16,7 +16,8 @@ from aqa_models.metrics import spearman_rho
 
 _STEPS = 10  # weights are multiples of a tenth
 _KEPT = 0.3  # share of the best combinations that are averaged: the very best is best by luck
-_FLATTEST = 0.1  # slope of a calibration: the order of the predictions is kept
+# Slopes of a calibration: the order of the predictions is kept, and few people cannot blow them up.
+_FLATTEST, _STEEPEST = 0.1, 2.0
 
 
 def merit(predicted: np.ndarray, target: np.ndarray, exercise: np.ndarray) -> float:
@@ -69,7 +70,7 @@ def least_absolute_lines(
         deviation: (E,) of the scores of each exercise, points.
 
     Returns:
-        (E, 2) intercept and slope in points; slopes >= 0.1 deviations, so that the order is kept. Exact, by
+        (E, 2) intercept and slope in points; slopes of 0.1 to 2 deviations. Exact, by
         linear programming.
     """
     items, kinds = len(predicted), len(deviation)
@@ -79,7 +80,7 @@ def least_absolute_lines(
     rows[:, kinds] = predicted
     cost = np.concatenate([np.zeros(kinds + 1), np.ones(items)])
     above, below = np.hstack([rows, -np.eye(items)]), np.hstack([-rows, -np.eye(items)])
-    bounds = [(None, None)] * kinds + [(_FLATTEST, None)] + [(0, None)] * items
+    bounds = [(None, None)] * kinds + [(_FLATTEST, _STEEPEST)] + [(0, None)] * items
     wanted = score * weigh
     found = linprog(cost, np.vstack([above, below]), np.concatenate([wanted, -wanted]), bounds=bounds)
     return np.stack([found.x[:kinds], found.x[kinds] * deviation], axis=1)
