@@ -72,7 +72,7 @@ class AnglesExpert:
         Raises:
             ValueError: an exercise is unknown.
         """
-        exercise = self._index(performances)
+        exercise = self.index(performances)
         return _apply(self.lines, self._average(performances, exercise), exercise)
 
     def predict_pooled(self, performances: Sequence[Performance]) -> np.ndarray:
@@ -80,7 +80,7 @@ class AnglesExpert:
 
         A recording of somebody who did nothing else gets what `predict` says.
         """
-        exercise = self._index(performances)
+        exercise = self.index(performances)
         average = self._average(performances, exercise)
         names = np.array([performance.subject for performance in performances])
         alone = np.array(
@@ -91,7 +91,8 @@ class AnglesExpert:
         )
         return np.where(alone, _apply(self.lines, average, exercise), pooled)
 
-    def _index(self, performances: Sequence[Performance]) -> np.ndarray:
+    def index(self, performances: Sequence[Performance]) -> np.ndarray:
+        """(N,) index of each exercise; ValueError for an unknown one."""
         unknown = sorted({p.exercise for p in performances} - set(self.exercises))
         if unknown:
             raise ValueError(f"unknown exercise {unknown[0]!r}; known: {', '.join(self.exercises)}")

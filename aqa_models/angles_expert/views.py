@@ -18,8 +18,8 @@ _START_S = 0.5
 _EXTREME_SHARE = 0.15
 _SPREAD_FLOOR = 1e-3  # radians or trunk lengths: what moves less is taken to stand still
 
-_LEFT = [column for column, name in enumerate(CHANNELS) if name.startswith("left_")]
-_RIGHT = [CHANNELS.index(CHANNELS[column].replace("left_", "right_")) for column in _LEFT]
+PAIRED = [column for column, name in enumerate(CHANNELS) if name.startswith("left_")]
+_RIGHT = [CHANNELS.index(CHANNELS[column].replace("left_", "right_")) for column in PAIRED]
 _PAIRS = np.triu_indices(len(CHANNELS), 1)
 
 
@@ -39,8 +39,8 @@ def posture(channels: np.ndarray, rate_hz: float) -> np.ndarray:
     quantiles = np.quantile(channels, (0.03, 0.25, 0.5, 0.75, 0.97), axis=0)
     mean, reach = channels.mean(axis=0), quantiles[4] - quantiles[0]
     start = channels[: max(1, round(_START_S * rate_hz))].mean(axis=0)
-    unlike = [np.abs(part[_LEFT] - part[_RIGHT]) for part in (mean, reach)]
-    return np.concatenate([*quantiles, mean, start, reach, *unlike, correlations(channels)[_LEFT, _RIGHT]])
+    unlike = [np.abs(part[PAIRED] - part[_RIGHT]) for part in (mean, reach)]
+    return np.concatenate([*quantiles, mean, start, reach, *unlike, correlations(channels)[PAIRED, _RIGHT]])
 
 
 def coordination(channels: np.ndarray) -> np.ndarray:

@@ -87,6 +87,7 @@ def train_worker(
     spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
 ) -> None:
     """Reads the rows, fits the expert, writes the bundle."""
+    from aqa_models.angles_expert.effects import channel_effects
     from aqa_models.angles_expert.expert import fit_expert
     from aqa_models.angles_expert.state import state_of
     from pipelines.angles_expert.performances import make_performances
@@ -109,6 +110,7 @@ def train_worker(
         "expert": told,
         "targets": targets,
         "weights": weights,
+        "channel_effects": channel_effects(expert, performances),
         "rate_hz": config.rate_hz,
         "best_epoch": 0,
         "best_val_loss": loss,
