@@ -157,14 +157,14 @@ class ExpertTrainConfig(TwoStageSection):
 
 
 class AnglesTrainConfig(Section):
-    """`aqa train angles`: scores from body-frame angles, by kernels and a small network."""
+    """`aqa train angles`: scores from body-frame angles, by kernels, trees and a small network."""
 
     action_types: tuple[str, ...] = ()
     """Train on these action types only, e.g. Es1,Es5; empty = all, in one model."""
     rate_hz: Annotated[float, Field(ge=5)] = 25.0
     """Rate to which recordings are brought before angles are taken."""
     network_seeds: Annotated[int, Field(ge=0)] = 3
-    """Small networks that are averaged and added to the kernels; 0 = kernels only, in seconds."""
+    """Small networks averaged and added to kernels and trees; 0 = none, in a fifth of the time."""
     epochs: Annotated[int, Field(ge=5)] = 40
     """Most passes of a network; cross-validation chooses a multiple of 5."""
     seed: int = 0

@@ -78,7 +78,7 @@ def angles(
     call: _Call,
     **given: Any,
 ) -> Any:
-    """Scores exercises from body-frame angles of 3-D poses: kernels and a small network, one model for all.
+    """Scores exercises from body-frame angles of 3-D poses, in one model for all action types.
 
     Example: aqa train angles --store store --name angles
     """
