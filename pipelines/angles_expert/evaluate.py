@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.angles_expert.performances import make_performances
 from pipelines.checkpoint import load_bundle
 from pipelines.config import Config, EvaluateConfig
-from pipelines.evaluate import answer_once, prediction_rows, question_of, results, motions_to_judge
+from pipelines.evaluate import answer_once, motions_to_judge, prediction_rows, question_of, results
 from pipelines.store import snapshot
 
 if TYPE_CHECKING:
