@@ -41,9 +41,7 @@ def with_splashes(dives: Iterable[Dive], folder: Path, rate_hz: float) -> tuple[
     """
     dives, remedy = list(dives), "give the folder that holds COMPETITION/NUMBER.pkl"
     if not folder.is_dir():
-        raise DataError(
-            folder, "there is no such folder", "give the folder that holds COMPETITION/NUMBER.pkl"
-        )
+        raise DataError(folder, "there is no such folder", remedy)
     files = [folder / dive.competition / f"{dive.index}.pkl" for dive in dives]
     there = [file.is_file() for file in files]
     if not any(there):
