@@ -7,8 +7,8 @@ DATA holds nw_ucla/ and utkinect/ with the arrays of both sets (joints as npz, a
 
 `speed`: one training step (batch, forward, all backward passes; no optimiser) on the same clips with the
 same network: zeros before every clip up to 743 frames, read as motion, in fp32; against the valid frames
-alone, in fp32 and in bf16. Every way runs in a process of its own, whose largest memory is told; seconds
-are the process's own time if it has one thread, so that other programs do not count.
+alone, in fp32 and in bf16. Every way runs in a process of its own, whose largest memory is told; seconds are
+the process's own time if it has one thread, so that other programs do not count.
 
 `pace`: trains on the clips of some people, with and without the guard against the short cut of the pace
 task, and tells on the others: pace accuracy, also with white noise on top, and the inpainting error of the
@@ -184,8 +184,8 @@ def measure_pace(arguments: argparse.Namespace) -> dict[str, Any]:
     train, val = read(arguments)
     told: dict[str, Any] = {"set": arguments.set, "units": arguments.units, "guards": {}}
     print(
-        f"{arguments.set}, {arguments.rate:g} Hz: {len(train)} clips to learn from, {len(val)} of other"
-        f" people to tell; {arguments.units} units, {arguments.epochs} epochs; chance is 0.20"
+        f"{arguments.set}, {arguments.rate:g} Hz: {len(train)} clips to learn from, {len(val)} of others"
+        f" to tell; {arguments.units} units, {arguments.epochs} epochs; chance is 0.20"
     )
     for guard in arguments.guards.split(","):
         config = settings(arguments, pace_guard=guard, pretext=arguments.pretext)

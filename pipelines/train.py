@@ -53,10 +53,32 @@ def expert(
     Other arguments: see `pretrain`; of config the sections `expert` and `tracking` are used.
     """
     run_dir = _run_dir(runs, name)
-    clips, poses, provenance = snapshot(store, config.expert.poses)
+    family, wanted = f"features/{config.expert.feature_kind}", {"poses": config.expert.poses}
+    if config.expert.model.appearance != "none":
+        wanted[family] = config.expert.features
+    clips, tables, provenance = snapshot_of(store, wanted)
+    poses, features = tables["poses"], tables.get(family)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
-    return fit.train_expert(clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking)
+    return fit.train_expert(
+        clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking, features
+    )
+
+
+def angles(
+    store: Path, name: str, config: Config, *, runs: Path = Path("runs"), dry_run: bool = False
+) -> dict[str, Any]:
+    """The angles expert learns the scores of a store from body-frame angles.
+
+    Arguments: see `pretrain`; of config the sections `angles` and `tracking` are used.
+    """
+    from pipelines.angles_expert.fit import fit
+
+    run_dir = _run_dir(runs, name)
+    clips, poses, provenance = snapshot(store, config.angles.poses)
+    if dry_run:
+        return _plan(run_dir, clips, poses, provenance)
+    return fit(clips, poses, config.angles, run_dir, provenance, config.tracking)
 
 
 def hp_mcore(
