@@ -31,6 +31,7 @@ def environment(**changes: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_agent_register_timeout_ms": "120000",  # 30 s are too short on a machine with much to do
         **changes,
     }
 
@@ -68,7 +69,7 @@ def kill(started: subprocess.Popen, *, at_once: bool = False) -> None:
     if not at_once:
         started.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(20)
+            started.wait(5)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     started.wait()
