@@ -31,7 +31,6 @@ def environment(**changes: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_agent_register_timeout_ms": "120000",  # 30 s are too short on a machine with much to do
         **changes,
     }
 
@@ -49,10 +48,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen]:
-    """`ray start --block` with these options until the block ends; `prefix` e.g. ip netns exec NAME."""
+def node(*options: str) -> Iterator[subprocess.Popen]:
+    """`ray start --block` with these options until the block ends."""
     started = subprocess.Popen(
-        [*prefix, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
+        [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
         env={**environment(), "PYTHONPATH": ""},  # nodes have no sources but those of a job
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -64,12 +63,11 @@ def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Pop
         kill(started)
 
 
-def kill(started: subprocess.Popen, *, at_once: bool = False) -> None:
-    """End a node and all its processes: politely, or like a power cut."""
-    if not at_once:
-        started.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(5)
+def kill(started: subprocess.Popen) -> None:
+    """End a node and all its processes."""
+    started.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.wait(5)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     started.wait()
