@@ -143,8 +143,7 @@ def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: 
     if config.encoder_start not in ("any", start):
         raise ConfigError(
             "expert.encoder_start",
-            f"is {config.encoder_start}, but "
-            + ("no pretrained run is given" if pretrained is None else "one is given"),
+            f"is {config.encoder_start}, but {'no' if pretrained is None else 'a'} pretrained run is given",
             "give --pretrained RUN" if pretrained is None else "leave --pretrained out",
         )
     if config.input_dropout and not config.model.finetune_encoder:
