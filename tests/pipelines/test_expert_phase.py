@@ -256,6 +256,19 @@ def test_the_same_seed_leaves_the_same_people_out(waving_tables):
         phase_of(motions, [], members=6)
 
 
+def test_averages_follow_the_weights_once_in_each_validation(waving_tables):
+    phase = phase_of(learners(waving_tables), [], members=2, averaging=0.75)
+    weight, average = (
+        experts[1].head.out.linear.weight for experts in (phase.model.experts, phase.model.averages)
+    )
+    start = weight.detach().clone()
+    with torch.no_grad():
+        weight += 1
+    assert torch.equal(average, start)
+    phase.validate()
+    torch.testing.assert_close(average, start + 0.25)
+
+
 def test_validation_of_the_best_epoch_is_what_the_stored_model_says(waving_tables, tmp_path):
     """Averaged weights, members and mirror images: training's answer and that of the bundle agree."""
     config = scoring(**RICH, epochs=3)
