@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -49,12 +47,6 @@ def training(**changes) -> ExpertTrainConfig:
     return ExpertTrainConfig(**settings | small | fast | changes)
 
 
-@pytest.fixture
-def run_dir(classes, tmp_path) -> Path:
-    fit.train_expert(*classes, training(), tmp_path / "run", None, {})
-    return tmp_path / "run"
-
-
 def test_f1_of_classes_is_that_of_scikit_learn(waving_tables):
     """Of five classes one is on neither side, one only predicted, one never predicted."""
     names = {"a": 3, "b": 9, "c": 9, "d": 4, "never": 1}
@@ -77,9 +69,10 @@ def test_f1_of_classes_is_that_of_scikit_learn(waving_tables):
     assert found["classes"]["never"] == {"train": 1, "test": 0, "right": 0}
 
 
-def test_classes_from_tables_to_metrics(classes, run_dir):
+def test_classes_from_tables_to_metrics(classes, tmp_path):
     clips, poses = classes
-    summary = json.loads((run_dir / "summary.json").read_text())["summary"]
+    run_dir = tmp_path / "run"
+    summary = fit.train_expert(clips, poses, training(), run_dir, None, {})
     assert summary["val_accuracy"] > 0.5
     found = evaluate_tables(run_dir, clips, poses, CONFIG)
     rows = pq.read_table(run_dir / "predictions.parquet")
@@ -105,8 +98,10 @@ def test_classes_from_tables_to_metrics(classes, run_dir):
     assert metrics_lines(again)[-1].startswith("These test clips were scored before")
 
 
-def test_only_known_groups_and_action_types_are_judged(classes, run_dir):
+def test_only_known_groups_and_action_types_are_judged(classes, tmp_path):
     clips, poses = classes
+    run_dir = tmp_path / "run"
+    fit.train_expert(clips, poses, training(epochs=1), run_dir, None, {})
     odd = with_values(clips, "group", lambda row: "odd" if row["clip_id"] == "P10_0" else row["group"])
     assert evaluate_tables(run_dir, odd, poses, CONFIG)["n"] == 7
     jumps = with_values(clips, "action_type", lambda row: "jump" if row["clip_id"] == "P11_0" else "wave")

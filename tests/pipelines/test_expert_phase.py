@@ -245,8 +245,7 @@ def test_members_are_validated_on_whom_they_left_out(waving_tables):
 
 def test_the_same_seed_leaves_the_same_people_out(waving_tables):
     motions = learners(waving_tables)
-    parts = [phase_of(motions, [], members=2, seed=seed).fold.tolist() for seed in (3, 3, 4, 5, 6)]
-    assert parts[0] == parts[1]
+    assert phase_of(motions, [], members=2, seed=3).fold.tolist() == folds(motions, 2, 3)
     tied = [replace(motion, score=None, group="") for motion in motions]  # only chance orders them
     assert folds(tied, 2, 3) == folds(tied, 2, 3)
     assert folds(tied, 2, 3) != folds(tied, 2, 4)
@@ -271,7 +270,7 @@ def test_averages_follow_the_weights_once_in_each_validation(waving_tables):
 
 def test_validation_of_the_best_epoch_is_what_the_stored_model_says(waving_tables, tmp_path):
     """Averaged weights, members and mirror images: training's answer and that of the bundle agree."""
-    config = scoring(**RICH, epochs=3)
+    config = scoring(**RICH, epochs=2)
     summary = fit.train_expert(*waving_tables, config, tmp_path / "run", None, {})
     tensors, told = load_bundle(tmp_path / "run", "expert")
     val = [motion for motion in load_motions(*waving_tables) if motion.split == "val"]
@@ -302,13 +301,15 @@ def test_a_resumed_rich_run_equals_an_uninterrupted_one(waving_tables, tmp_path,
     tables = without_val(waving_tables[0]), waving_tables[1]
 
     def train(name: str) -> dict:
-        return fit.train_expert(*tables, scoring(**RICH, epochs=4), tmp_path / name, None, {})
+        return fit.train_expert(
+            *tables, scoring(**RICH, epochs=3, checkpoint_every=1), tmp_path / name, None, {}
+        )
 
     train("whole")
     real, done = loop.train_epoch, []
 
     def stopping(*arguments):
-        if len(done) == 3:
+        if len(done) == 2:
             raise Stop
         done.append(1)
         return real(*arguments)
