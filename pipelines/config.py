@@ -250,6 +250,8 @@ class TrackingConfig(Section):
     """Tracking URI; empty = MLFLOW_TRACKING_URI, else mlflow.db beside the run."""
     experiment: str = "aqa"
     """Name of the MLflow experiment the run belongs to."""
+    parent: Path | None = None
+    """Folder of the run whose child this one is in MLflow (a sweep, a workflow, a cross-validation)."""
 
 
 class Config(Section):
