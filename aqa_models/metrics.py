@@ -57,6 +57,34 @@ def relative_l2(predicted: np.ndarray, true: np.ndarray, score_range: tuple[floa
     return float(np.square((predicted - true) / (high - low)).mean())
 
 
+def micro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Micro-averaged F1 of one label per item, which is the share of right ones.
+
+    Args:
+        predicted: (N,) class of the model.
+        true: (N,) class of the judges.
+    """
+    predicted, true = _pair(predicted, true)
+    return float((predicted == true).mean())
+
+
+def macro_f1(predicted: np.ndarray, true: np.ndarray) -> float:
+    """Mean over the classes of F1 = 2 hits / (times predicted + times true).
+
+    Classes that neither side names do not count; one that only one side names counts as 0.
+
+    Args:
+        predicted: (N,) class of the model.
+        true: (N,) class of the judges.
+    """
+    predicted, true = _pair(predicted, true)
+    scores = []
+    for name in np.union1d(predicted, true):
+        hits = ((predicted == name) & (true == name)).sum()
+        scores.append(2 * hits / ((predicted == name).sum() + (true == name).sum()))
+    return float(np.mean(scores))
+
+
 def bootstrap_interval(
     metric: Callable[[np.ndarray, np.ndarray], float],
     predicted: np.ndarray,

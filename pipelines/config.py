@@ -8,13 +8,25 @@ AQA_PRETRAIN__MODEL__ENCODER_UNITS, on the command line without the section that
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aqa_models.hp_mcore.config import PRESETS, HpMcoreConfig
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
+
+ExpertPreset = Literal[
+    "skeleton_only",
+    "full",
+    "c3d_as_expert",
+    "only_expert",
+    "nonexpert_U",
+    "nonexpert_S",
+    "nonexpert_US",
+    "best",
+]
 
 
 class Section(BaseModel):
@@ -126,6 +138,8 @@ class TwoStageSection(TrainSection):
 class PretrainConfig(TwoStageSection):
     """`aqa train pretrain`: the non-expert learns pace and another pretext from healthy motion."""
 
+    preset: Literal["paper", "best"] = "paper"
+    """Where values not given come from: the paper, or what serves the expert's preset best."""
     epochs: Annotated[int, Field(ge=1)] = 300
     """Passes over the training clips (paper: 300)."""
     batch_size: Annotated[int, Field(ge=2)] = 55
@@ -151,13 +165,37 @@ class ExpertTrainConfig(TwoStageSection):
     model: ExpertConfig = ExpertConfig()
     action_types: tuple[str, ...] = ()
     """Train on these action types only, e.g. Es1,Es5; empty = all."""
+    preset: ExpertPreset = "skeleton_only"
+    """Where values not given come from: a row of the paper's tables, or ours (docs/papers.md)."""
+    encoder_start: Literal["any", "pretrained", "random"] = "any"
+    """Which start the run must have: a pretrained encoder, random weights, or whatever is given."""
+    encoder_kind: Literal["gru", "tcn"] = "gru"
+    """The encoder when none is given; a pretrained one brings its own kind and size."""
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""
     encoder_layers: Annotated[int, Field(ge=1)] = 2
+    encoder_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Step size of a pretrained encoder against the head, when it learns; one of random weights takes 1."""
     crop_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Shortest share of a recording shown in training, drawn anew each epoch; 1 = always all of it."""
     feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the encoder's features hidden from the expert, drawn anew for each clip and epoch."""
+    input_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the input columns hidden from an encoder that learns, drawn likewise."""
+    mirror: bool = False
+    """Show the mirror image half of the time, and average the scores of both; not for one-sided exercises."""
+    loss: Literal["squared", "huber"] = "squared"
+    """Of the standardised score; huber grows linearly beyond half a deviation."""
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of a hinge loss on pairs of the same action type that the model puts in the wrong order."""
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share that a moving average of the weights, which scores, keeps in each epoch; 0 = no average."""
+    members: Annotated[int, Field(ge=1)] = 1
+    """Experts averaged; without val rows each is validated on, and does not learn from, other people."""
+    features: str = ""
+    """Key of the feature table for the appearance stream; empty = the only one in the store."""
+    feature_kind: Literal["c3d_fc6", "i3d"] = "c3d_fc6"
+    """Which features of the video the appearance stream reads (paper: c3d_fc6)."""
 
 
 class HpMcoreTrainConfig(TrainSection):
@@ -266,33 +304,74 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
 
 
-# What a preset of a section says beyond the preset of its model: dotted path -> value.
-TRAIN_PRESETS: dict[str, dict[str, dict[str, object]]] = {
+def _hp_mcore(name: str, beyond: dict[str, Any]) -> dict[str, Any]:
+    """A preset of the model, and what it says beyond."""
+    model = {f"model.{field}": value for field, value in dataclasses.asdict(PRESETS[name]).items()}
+    return {**model, "optimizer.learning_rate": 5e-4, **beyond}
+
+
+_LEGACY: dict[str, Any] = {
+    "epochs": 201,
+    "optimizer.schedule": "legacy_cosine",
+    "by_difficulty": False,
+    "vary_poses": False,
+    "exemplar_transitions": "predicted",
+    "dynamic_rate": 1.0,
+}
+_LINEAR = {"model.head": "linear", "model.pooling": "mean"}
+_ANGLES = {"sequence.inputs": "angles", "sequence.rate_hz": 2.5}
+
+# What a preset of a section says: dotted path -> value.
+TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "hp_mcore": {
+        "best": _hp_mcore("best", {"optimizer.schedule": "warmup_cosine", "optimizer.weight_decay": 0.02}),
+        "legacy": _hp_mcore("legacy", {**_LEGACY, "predicted_share": 0.0, "transform_poses": False}),
+        "paper": _hp_mcore("paper", _LEGACY),
+    },
+    "pretrain": {
+        "paper": {},
         "best": {
-            "optimizer.learning_rate": 5e-4,
+            **_ANGLES,
+            "epochs": 30,
+            "batch_size": 32,
+            "model.encoder_kind": "tcn",
+            "model.encoder_units": 32,
+            "model.decoder_units": 64,
+            "model.pace_units": 64,
+            "model.discriminator_units": 32,
+            "optimizer.learning_rate": 2e-3,
+        },
+    },
+    "expert": {
+        "skeleton_only": {},
+        "full": {"model.appearance": "modules"},
+        "c3d_as_expert": {"model.appearance": "pooled"},
+        "only_expert": {"model.appearance": "modules", "encoder_start": "random"},
+        "nonexpert_U": {**_LINEAR, "encoder_start": "pretrained"},
+        "nonexpert_S": {**_LINEAR, "encoder_start": "random", "model.finetune_encoder": True},
+        "nonexpert_US": {**_LINEAR, "encoder_start": "pretrained", "model.finetune_encoder": True},
+        "best": {
+            **_ANGLES,
+            "epochs": 12,
+            "batch_size": 32,
+            "model.head": "linear",
+            "model.pooling": "mean_max",
+            "model.actions": "embedding",
+            "model.finetune_encoder": True,
+            "encoder_kind": "tcn",
+            "encoder_units": 32,
+            "encoder_rate": 1.0,
+            "feature_dropout": 0.3,
+            "input_dropout": 0.2,
+            "mirror": True,
+            "loss": "huber",
+            "ranking_weight": 1.0,
+            "averaging": 0.5,
+            "members": 5,
+            "optimizer.learning_rate": 2e-3,
             "optimizer.schedule": "warmup_cosine",
-            "optimizer.weight_decay": 0.02,
+            "optimizer.weight_decay": 0.01,
+            "optimizer.clip_norm": 5.0,
         },
-        "legacy": {
-            "epochs": 201,
-            "optimizer.learning_rate": 5e-4,
-            "optimizer.schedule": "legacy_cosine",
-            "by_difficulty": False,
-            "vary_poses": False,
-            "exemplar_transitions": "predicted",
-            "predicted_share": 0.0,
-            "dynamic_rate": 1.0,
-            "transform_poses": False,
-        },
-        "paper": {
-            "epochs": 201,
-            "optimizer.learning_rate": 5e-4,
-            "optimizer.schedule": "legacy_cosine",
-            "by_difficulty": False,
-            "vary_poses": False,
-            "exemplar_transitions": "predicted",
-            "dynamic_rate": 1.0,
-        },
-    }
+    },
 }

@@ -20,7 +20,7 @@ from pipelines.checkpoint import bundle_kind, load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
-from pipelines.store import snapshot
+from pipelines.store import snapshot_of
 from pipelines.tracking import log_evaluation
 
 if TYPE_CHECKING:
@@ -45,38 +45,56 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
 
         return dives.evaluate(run, store, config)
     _, description = load_bundle(run, "expert")
-    clips, poses, _ = snapshot(store, description["provenance"].get("poses_key", ""))
-    return evaluate_tables(run, clips, poses, config.evaluate)
+    kind, told = description["feature_kind"], description["provenance"]
+    wanted = {"poses": told.get("poses_key", "")}
+    if kind:
+        wanted[f"features/{kind}"] = told.get(f"{kind}_key", "")
+    clips, tables, _ = snapshot_of(store, wanted)
+    return evaluate_tables(run, clips, tables["poses"], config.evaluate, tables.get(f"features/{kind}"))
 
 
 def evaluate_tables(
-    run_dir: Path, clips: pa.Table, poses: pa.Table, config: EvaluateConfig
+    run_dir: Path,
+    clips: pa.Table,
+    poses: pa.Table,
+    config: EvaluateConfig,
+    features: pa.Table | None = None,
 ) -> dict[str, Any]:
     """Scores the test clips with the model of the best epoch.
 
     Args:
         run_dir: folder of a finished expert run.
-        clips: rows of CLIPS; those with split test, a score and a known action type are scored.
+        clips: rows of CLIPS; those with split test, a score and a known action type are scored, by a model of
+            classes those with a known group.
         poses: rows of POSES.
         config: resamples and seed of the intervals.
+        features: rows of FEATURES, if the model has an appearance stream.
 
     Returns:
         What metrics.json holds: n, subjects, spearman, mae, rmse (value, low, high, or value null and a
-        reason) and median_floor {mae, rmse}; `by_action_type`, the same for each; `stored`, true when
-        the result was there already. predictions.parquet lies beside it.
+        reason) and median_floor {mae, rmse}; `by_action_type`, the same for each; of classes see
+        `evaluate_classes.class_results`; `stored`, true when the result was there already.
+        predictions.parquet lies beside it.
 
     Raises:
         DataError: nothing to score, or a test subject took part in training.
         ConfigError, CorruptError: the run folder holds no whole model.
     """
     tensors, description = load_bundle(run_dir, "expert")
-    motions = [m for m in load_motions(clips, poses) if m.split == "test" and m.score is not None]
-    wanted = description["targets"]
-    motions = [motion for motion in motions if motion.action_type in wanted]
+    wanted, classes = description["targets"], description["classes"]
+    motions = [
+        motion
+        for motion in load_motions(clips, poses, features)
+        if motion.split == "test"
+        and (motion.group in classes if classes else motion.score is not None)
+        and (classes or motion.action_type in wanted)
+    ]
     if not motions:
+        needed = f"a score, and an action type of {sorted(wanted)}"
+        needed = f"a group of {list(classes)}" if classes else needed
         raise DataError(
             "clips table",
-            f"no row has split test, a score, a pose, and an action type of {sorted(wanted)}",
+            f"no row has split test, a pose, {needed}",
             "fill the column split of the clips table (docs/data.md), or name the store of the training",
         )
     leaked = sorted({motion.subject for motion in motions} & set(description["subjects"]))
@@ -89,6 +107,11 @@ def evaluate_tables(
     question = _question(motions, description["sha256"], config)
 
     def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        if classes:
+            from pipelines.evaluate_classes import class_results, class_rows
+
+            told = answers(motions, tensors, description).argmax(axis=1)
+            return class_results(motions, told, classes, config), class_rows(motions, told, classes)
         predicted = predict(motions, tensors, description)
         return _results(motions, predicted, wanted, config), _prediction_rows(motions, predicted, wanted)
 
@@ -130,7 +153,7 @@ def answer_once(
     return {**result, "stored": False}
 
 
-_TRACKED = ("spearman", "mae", "rmse", "relative_l2_x100")
+_TRACKED = ("spearman", "mae", "rmse", "relative_l2_x100", "micro_f1", "macro_f1")
 
 
 def metrics_lines(metrics: dict[str, Any]) -> list[str]:
@@ -139,12 +162,16 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
         from pipelines.hp_mcore.report import lines
 
         return lines(metrics)
+    if "classes" in metrics:
+        from pipelines.evaluate_classes import class_lines
+
+        return class_lines(metrics)
     rows = [("all", metrics), *metrics["by_action_type"].items()]
     lines = [
         f"{'':10} {'clips':>5} {'subjects':>8}  {'Spearman (95 %)':22} {'MAE (95 %)':24} MAE of the median"
     ]
     for name, row in rows:
-        rho, error = (_cell(row[key]) for key in ("spearman", "mae"))
+        rho, error = (cell(row[key]) for key in ("spearman", "mae"))
         floor = row["median_floor"]["mae"]
         lines.append(f"{name:10} {row['n']:5} {row['subjects']:8}  {rho:22} {error:24} {floor:.2f}")
     if metrics["stored"]:
@@ -152,7 +179,7 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _cell(number: dict[str, Any]) -> str:
+def cell(number: dict[str, Any]) -> str:
     if number["value"] is None:
         return f"none: {number['reason']}"
     if number["low"] is None:
@@ -169,13 +196,24 @@ def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[st
         description: its config.json.
 
     Raises:
-        DataError: a motion has another number of coordinates than the training motions.
+        DataError: see `answers`.
+    """
+    target = [description["targets"][motion.action_type] for motion in motions]
+    mean, deviation = (np.array([t[name] for t in target]) for name in ("mean", "deviation"))
+    return answers(motions, tensors, description)[:, 0] * deviation + mean
+
+
+def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
+    """(N, K) float64: standardised score, or logarithm of each class's probability.
+
+    Raises:
+        DataError: a motion has another number of coordinates, or other video features, than in training.
     """
     import torch
 
-    from aqa_models.two_stage.config import ExpertConfig, SequenceConfig
-    from aqa_models.two_stage.sequence import pad_front
-    from pipelines.phases import build_expert
+    from aqa_models.two_stage.config import SequenceConfig
+    from pipelines.expert_inputs import read_inputs
+    from pipelines.expert_phase import build_members
 
     if motions[0].keypoints.shape[2] != description["num_coordinates"]:
         raise DataError(
@@ -185,17 +223,17 @@ def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[st
             "give keypoints of the same kind as in training",
         )
     sequences = make_sequences(motions, SequenceConfig(**description["sequence"]))
-    model = build_expert(description["num_features"], description, ExpertConfig(**description["model"]))
+    inputs = read_inputs(motions, sequences, description, torch.device("cpu"))
+    model = build_members(description)
     model.load_state_dict(tensors)
     model.eval()
-    answers = []
+    found = []
     with torch.no_grad():
-        for begin in range(0, len(sequences), _BATCH):
-            part = [torch.from_numpy(sequence.x) for sequence in sequences[begin : begin + _BATCH]]
-            answers.append(model(*pad_front(part)).numpy())
-    target = [description["targets"][motion.action_type] for motion in motions]
-    mean, deviation = (np.array([t[name] for t in target]) for name in ("mean", "deviation"))
-    return np.concatenate(answers).astype(np.float64) * deviation + mean
+        for begin in range(0, len(motions), _BATCH):
+            rows = list(range(begin, min(begin + _BATCH, len(motions))))
+            views = [model(*inputs.batch(rows, view)) for view in range(len(inputs.views))]
+            found.append(torch.stack(views).mean(dim=0).numpy())
+    return np.concatenate(found).astype(np.float64)
 
 
 def _results(
@@ -245,8 +283,10 @@ def interval_of(
 def _question(motions: list[Motion], model: str, config: EvaluateConfig) -> str:
     digest = hashlib.sha256(json.dumps([model, config.model_dump(mode="json")]).encode())
     for motion in sorted(motions, key=lambda motion: motion.clip_id):
-        digest.update(json.dumps([motion.clip_id, motion.subject, motion.action_type, motion.score]).encode())
+        told = [motion.clip_id, motion.subject, motion.action_type, motion.score, motion.group]
+        digest.update(json.dumps(told).encode())
         digest.update(motion.keypoints.tobytes() + motion.time_s.tobytes())
+        digest.update(b"" if motion.video is None else motion.video.tobytes())
     return digest.hexdigest()
 
 

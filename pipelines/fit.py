@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoint import check_identity, load_bundle
 from pipelines.config import ExpertTrainConfig, PretrainConfig, TrackingConfig, TwoStageSection
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.motion import Motion, load_motions, subject_of
 from pipelines.run_folder import Job, read_table, run, settings_identity
-from pipelines.splits import check_subjects, choose_validation, without_test
+from pipelines.splits import check_subjects, choose_validation, folds, without_test
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,15 +72,18 @@ def train_expert(
     pretrained: Path | None,
     provenance: dict[str, Any],
     tracking: TrackingConfig | None = None,
+    features: pa.Table | None = None,
 ) -> dict[str, Any]:
-    """Trains the expert on scored motion.
+    """Trains the expert on scored motion, or on motion of known groups.
 
     Args:
         pretrained: run folder of `pretrain`; None = an encoder with random weights of config.encoder_units.
+        features: rows of FEATURES, if the expert has an appearance stream.
 
-    Other arguments, result and errors: see `pretrain`. Clips without a score, and of other action
-    types than config.action_types if any are given, are left out.
+    Other arguments, result and errors: see `pretrain`. Clips without a score (of task classes: without a
+    group), and of other action types than config.action_types if any are given, are left out.
     """
+    _check_expert(config, pretrained, features)
     if pretrained is not None:
         _, description = load_bundle(pretrained, "nonexpert")
         wanted = config.model_dump(mode="json")["sequence"]
@@ -93,19 +96,50 @@ def train_expert(
                     f"is a test subject, but {pretrained} was pretrained on it",
                     "pretrain on the training split only",
                 )
+    scored = config.model.task == "score"
     motions = [
         motion
-        for motion in load_motions(without_test(clips), poses)
-        if motion.score is not None and (not config.action_types or motion.action_type in config.action_types)
+        for motion in load_motions(without_test(clips), poses, features)
+        if (motion.score is not None if scored else motion.group)
+        and (not config.action_types or motion.action_type in config.action_types)
     ]
     if not motions:
         kinds = sorted({str(kind) for kind in clips["action_type"].to_pylist()})
+        needed = ["a score" if scored else "a group", "a pose"] + ["video features"] * (features is not None)
         raise DataError(
             "clips table",
-            f"no training clip has a score, a pose and an action type of {list(config.action_types)}",
+            f"no training clip has {', '.join(needed)} and an action type of {list(config.action_types)}",
             f"action types there are: {', '.join(kinds)}",
         )
-    return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking)
+    return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features)
+
+
+def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
+    """Refuses settings that contradict each other or what is given."""
+    start = "random" if pretrained is None else "pretrained"
+    if config.encoder_start not in ("any", start):
+        raise ConfigError(
+            "expert.encoder_start",
+            f"is {config.encoder_start}, but "
+            + ("no pretrained run is given" if pretrained is None else "one is given"),
+            "give --pretrained RUN" if pretrained is None else "leave --pretrained out",
+        )
+    if config.input_dropout and not config.model.finetune_encoder:
+        raise ConfigError(
+            "expert.input_dropout",
+            "hides inputs of the encoder, but the encoder does not learn",
+            "set model.finetune_encoder, or input_dropout to 0",
+        )
+    if config.ranking_weight and config.model.task == "classes":
+        raise ConfigError(
+            "expert.ranking_weight", "orders scores, but the task is classes", "set ranking_weight to 0"
+        )
+    if (config.model.appearance != "none") != (features is not None):
+        raise ConfigError(
+            "expert.model.appearance",
+            f"is {config.model.appearance}, but features of the video are {'not ' * (features is None)}given",
+            "give features exactly if the expert has an appearance stream",
+        )
 
 
 def _run(
@@ -118,9 +152,11 @@ def _run(
     pretrained: Path | None,
     provenance: dict[str, Any],
     tracking: TrackingConfig | None,
+    features: pa.Table | None = None,
 ) -> dict[str, Any]:
     check_subjects(clips)
-    splits = choose_validation(motions, config)
+    left_out = _leaves_others_out(motions, config)
+    splits = {m.subject: "train" for m in motions} if left_out else choose_validation(motions, config)
     counts = {
         "clips": len(motions),
         "train_clips": sum(splits[motion.subject] == "train" for motion in motions),
@@ -128,29 +164,43 @@ def _run(
         "train_subjects": list(splits.values()).count("train"),
         "val_subjects": list(splits.values()).count("val"),
     }
+    if left_out:  # every clip trains some members and validates another
+        counts |= {"val_clips": counts["train_clips"], "val_subjects": counts["train_subjects"]}
     job = Job(
         phase=phase,
         worker=train_worker,
         config=config,
         identity=_identity(phase, motions, splits, config, pretrained),
         about={"subjects": sorted(splits)},
-        tables=_tables(motions, splits, clips, poses),
+        tables=_tables(motions, splits, clips, {"poses": poses, "features": features}),
         counts=counts,
-        spec={"pretrained": str(pretrained.absolute()) if pretrained else None},
+        spec={
+            "pretrained": str(pretrained.absolute()) if pretrained else None,
+            "tables": ["clips", "poses"] + ["features"] * (features is not None),
+        },
     )
     return run(job, run_dir, provenance, tracking)
+
+
+def _leaves_others_out(motions: list[Motion], config: TwoStageSection) -> bool:
+    """Whether each member of the expert is validated on other training people; are there enough of them?"""
+    members = config.members if isinstance(config, ExpertTrainConfig) else 1
+    if members == 1 or any(motion.split == "val" for motion in motions):
+        return False
+    folds(motions, members, config.seed)
+    return True
 
 
 def train_worker(
     spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
 ) -> None:
     """What one worker does: reads the rows, builds the phase, trains."""
+    from pipelines.expert_phase import ExpertPhase
     from pipelines.loop import run_epochs
-    from pipelines.phases import ExpertPhase
     from pipelines.pretrain_phase import PretrainPhase
 
     run_dir = Path(spec["run_dir"])
-    motions = load_motions(*(read_table(run_dir, name) for name in ("clips", "poses")))
+    motions = load_motions(*(read_table(run_dir, name) for name in spec["tables"]))
     train = [motion for motion in motions if motion.split == "train"]
     val = [motion for motion in motions if motion.split == "val"]
     if spec["phase"] == "pretrain":
@@ -176,6 +226,8 @@ def _identity(
         told = [motion.clip_id, motion.subject, splits[motion.subject], motion.action_type, motion.skeleton]
         digest.update(json.dumps([*told, motion.score if phase == "expert" else None]).encode())
         digest.update(motion.keypoints.tobytes() + motion.time_s.tobytes())
+        if phase == "expert":
+            digest.update(motion.group.encode() + (b"" if motion.video is None else motion.video.tobytes()))
     about = {"phase": phase, "data.clips": len(motions), "data.sha256": digest.hexdigest()}
     if pretrained is not None:
         about["pretrained.sha256"] = load_bundle(pretrained, "nonexpert")[1]["sha256"]
@@ -183,14 +235,18 @@ def _identity(
 
 
 def _tables(
-    motions: list[Motion], splits: dict[str, str], clips: pa.Table, poses: pa.Table
+    motions: list[Motion], splits: dict[str, str], clips: pa.Table, others: dict[str, pa.Table | None]
 ) -> dict[str, pa.Table]:
+    """The rows of these clips, `split` filled."""
     import pyarrow as pa
 
     chosen = {motion.clip_id: splits[motion.subject] for motion in motions}
-    ids = clips["clip_id"].to_pylist()
-    rows = clips.filter(pa.array([clip_id in chosen for clip_id in ids], type=pa.bool_()))
+
+    def kept(table: pa.Table) -> pa.Table:
+        ids = table["clip_id"].to_pylist()
+        return table.filter(pa.array([clip_id in chosen for clip_id in ids], type=pa.bool_()))
+
+    rows = kept(clips)
     told = pa.array([chosen[clip_id] for clip_id in rows["clip_id"].to_pylist()], type=pa.string())
     rows = rows.set_column(rows.schema.get_field_index("split"), rows.schema.field("split"), told)
-    keep = pa.array([clip_id in chosen for clip_id in poses["clip_id"].to_pylist()], type=pa.bool_())
-    return {"clips": rows, "poses": poses.filter(keep)}
+    return {"clips": rows} | {name: kept(table) for name, table in others.items() if table is not None}

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Phase(Protocol):
-    """What is trained, as the loop sees it: pretrain_phase.py, phases.py or hp_mcore/phase.py.
+    """What is trained, as the loop sees it: pretrain_phase.py, expert_phase.py or hp_mcore/phase.py.
 
     Attributes:
         clip_ids: the training clips; a batch is a list of positions in it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,7 @@ class Motion:
         skeleton: name of the joint set.
         keypoints: (T, J, C) float32, NaN = not available.
         time_s: (T,) float64 seconds.
+        video: (S, D) float32 features of the video, None if not asked for.
     """
 
     clip_id: str
@@ -47,34 +48,49 @@ class Motion:
     skeleton: str
     keypoints: np.ndarray
     time_s: np.ndarray
+    video: np.ndarray | None = None
 
 
-def load_motions(clips: pa.Table, poses: pa.Table) -> list[Motion]:
-    """Joins the tables CLIPS and POSES (pipelines/schema.py).
+def load_motions(clips: pa.Table, poses: pa.Table, features: pa.Table | None = None) -> list[Motion]:
+    """Joins the tables CLIPS and POSES, and FEATURES if wanted (pipelines/schema.py).
 
-    Only poses with status ok of the chosen athlete (person 0) count. A clip without such a pose and a pose
-    without its clip are left out, so passing fewer clips selects.
+    Only rows with status ok of the chosen athlete (person 0) count. A clip without such a pose (and features)
+    and a pose without its clip are left out, so passing fewer clips selects.
 
     Returns:
         Motions in the order of the clips table.
 
     Raises:
-        DataError: a clip or its pose occurs twice, or an array does not have the length its shape says.
+        DataError: a clip or its row occurs twice, an array does not have the length its shape says, or
+            features of different networks are mixed.
     """
-    rows: dict[str, int] = {}
-    columns = zip(*(poses[name].to_pylist() for name in ("clip_id", "status", "person")), strict=True)
-    for row, (clip_id, status, person) in enumerate(columns):
-        if status == "ok" and person == 0 and rows.setdefault(clip_id, row) != row:
-            raise DataError(f"clip {clip_id}", "has two poses of person 0", "read one table of poses only")
+    rows, videos = _rows(poses, "poses"), {} if features is None else _rows(features, "features")
     names = ("clip_id", "dataset", "subject_id", "action_type", "group", "split", "score")
     motions, seen = [], set()
     for clip in clips.select(names).to_pylist():
         if clip["clip_id"] in seen:
             raise DataError(f"clip {clip['clip_id']}", "is in the clips table twice", "make clip_id unique")
         seen.add(clip["clip_id"])
-        if clip["clip_id"] in rows:
-            motions.append(_motion(clip, poses, rows[clip["clip_id"]]))
+        if clip["clip_id"] not in rows or (features is not None and clip["clip_id"] not in videos):
+            continue
+        motion = _motion(clip, poses, rows[clip["clip_id"]])
+        if features is not None:
+            motion = replace(motion, video=_video(motion.clip_id, features, videos[motion.clip_id]))
+            _check_channels(motion, motions)
+        motions.append(motion)
     return motions
+
+
+def _rows(table: pa.Table, what: str) -> dict[str, int]:
+    """Clip -> its row."""
+    rows: dict[str, int] = {}
+    columns = zip(*(table[name].to_pylist() for name in ("clip_id", "status", "person")), strict=True)
+    for row, (clip_id, status, person) in enumerate(columns):
+        if status == "ok" and person == 0 and rows.setdefault(clip_id, row) != row:
+            raise DataError(
+                f"clip {clip_id}", f"has two {what} of person 0", f"read one table of {what} only"
+            )
+    return rows
 
 
 def subject_of(clip: dict) -> str:
@@ -107,6 +123,31 @@ def _motion(clip: dict, poses: pa.Table, row: int) -> Motion:
     )
 
 
+def _video(clip_id: str, features: pa.Table, row: int) -> np.ndarray:
+    shape = tuple(features[name][row].as_py() or 0 for name in ("num_segments", "num_channels"))
+    numbers = _numbers(features["features"][row], np.float32)
+    if numbers.size != np.prod(shape) or not numbers.size:
+        raise DataError(
+            f"clip {clip_id}",
+            f"features say shape {shape} but hold {numbers.size} numbers",
+            "extract the features of the clip again",
+        )
+    return numbers.reshape(shape)
+
+
+def _check_channels(motion: Motion, before: list[Motion]) -> None:
+    first = before[0] if before else motion
+    assert motion.video is not None
+    assert first.video is not None
+    if motion.video.shape[1] != first.video.shape[1]:
+        raise DataError(
+            f"clip {motion.clip_id}",
+            f"has features of {motion.video.shape[1]} channels, clip {first.clip_id} of "
+            f"{first.video.shape[1]}",
+            "extract all clips with the same network",
+        )
+
+
 def _numbers(cell: pa.Scalar, kind: type) -> np.ndarray:
     if not cell.is_valid:
         return np.empty(0, dtype=kind)
@@ -121,6 +162,7 @@ def make_sequences(motions: list[Motion], config: SequenceConfig) -> list[Sequen
     Raises:
         DataError: a recording cannot be prepared, or 2-D and 3-D keypoints are mixed.
     """
+    from aqa_models.two_stage.inputs import chosen_inputs
     from aqa_models.two_stage.sequence import lost_by, make_sequence
 
     if lost := lost_by(config):
@@ -130,7 +172,8 @@ def make_sequences(motions: list[Motion], config: SequenceConfig) -> list[Sequen
     for motion in motions:
         where = f"clip {motion.clip_id}"
         try:
-            sequences.append(make_sequence(motion.keypoints, motion.time_s, motion.skeleton, config))
+            positions = make_sequence(motion.keypoints, motion.time_s, motion.skeleton, config)
+            sequences.append(chosen_inputs(positions, config))
         except ValueError as error:
             raise DataError(where, str(error), "correct the poses or take the clip out") from error
         if motion.keypoints.shape[2] != motions[0].keypoints.shape[2]:

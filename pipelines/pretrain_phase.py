@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aqa_models.two_stage.config import NonExpertConfig
+from aqa_models.two_stage.config import NonExpertConfig, SequenceConfig
 from aqa_models.two_stage.guesses import guess_mean_pose, guess_mirrored, mean_pose
+from aqa_models.two_stage.inputs import input_limbs, measure_scale, standardised
 from aqa_models.two_stage.losses import encoder_loss, order_accuracy, pretext_losses, routed_gradients
 from aqa_models.two_stage.nonexpert import NonExpert, PretextAnswer
-from aqa_models.two_stage.pretext import PretextBatch, limb_columns, make_batch
+from aqa_models.two_stage.pretext import PretextBatch, make_batch
 from aqa_models.two_stage.sequence import Sequence
 from pipelines.config import PretrainConfig
 from pipelines.motion import Motion, make_sequences
@@ -29,11 +30,13 @@ class PretrainPhase:
     def __init__(self, train: list[Motion], val: list[Motion], config: PretrainConfig, device: torch.device):
         self.config, self.device = config, device
         self.clip_ids = [motion.clip_id for motion in train]
-        self.train, self.val = make_sequences(train, config.sequence), make_sequences(val, config.sequence)
+        self.train, self.val = _standardised_inputs(train, val, config.sequence)
         self.num_coordinates = train[0].keypoints.shape[2]
-        body = config.sequence.skeleton
-        self.limbs = limb_columns(body, self.num_coordinates, config.model.mask_root_of_limb)
-        self.mean_pose = mean_pose([sequence.x for sequence in self.train], body).to(device)
+        self.limbs = input_limbs(config.sequence, self.num_coordinates, config.model.mask_root_of_limb)
+        self.mean_pose = None
+        if config.sequence.inputs == "xyz":
+            pose = mean_pose([sequence.x for sequence in self.train], config.sequence.skeleton)
+            self.mean_pose = pose.to(device)
         torch.manual_seed(config.seed)
         self.model = NonExpert(self.limbs.shape[1], config.model).to(device)
         self.parts: dict[str, nn.Module] = {name: getattr(self.model, name) for name in self.model.parts}
@@ -115,13 +118,11 @@ class PretrainPhase:
 
     def _limb_errors(self, batch: PretextBatch, inpainted: Tensor) -> dict[str, float]:
         """Sums over the clips of the mean squared error of the masked limb; of untrained guesses too."""
-        body = self.config.sequence.skeleton
-        guesses = {
-            "limb_error": inpainted,
-            "limb_error_of_zero": torch.zeros_like(batch.slowed),
-            "limb_error_of_mean_pose": guess_mean_pose(batch, self.mean_pose, body),
-            "limb_error_of_mirror": guess_mirrored(batch, body),
-        }
+        guesses = {"limb_error": inpainted, "limb_error_of_zero": torch.zeros_like(batch.slowed)}
+        if self.mean_pose is not None:  # of standardised angles zero is the mean pose
+            body = self.config.sequence.skeleton
+            guesses["limb_error_of_mean_pose"] = guess_mean_pose(batch, self.mean_pose, body)
+            guesses["limb_error_of_mirror"] = guess_mirrored(batch, body)
         gone = batch.hidden & batch.observed[:, None]
         count = gone.sum(dim=(1, 2)).clamp(min=1)
         return {
@@ -147,3 +148,15 @@ class PretrainPhase:
             self.config.sequence.max_frames if model.pad_literal else 0,
         )
         return batch.to(self.device)
+
+
+def _standardised_inputs(
+    train: list[Motion], val: list[Motion], config: SequenceConfig
+) -> tuple[list[Sequence], list[Sequence]]:
+    """Sequences of both; angles in deviations from what is usual in the training clips of the action type."""
+    sequences, actions = make_sequences(train + val, config), [motion.action_type for motion in train + val]
+    if config.inputs != "xyz":
+        scale = measure_scale(sequences[: len(train)], actions[: len(train)])
+        pairs = zip(sequences, actions, strict=True)
+        sequences = [standardised(sequence, action, scale) for sequence, action in pairs]
+    return sequences[: len(train)], sequences[len(train) :]

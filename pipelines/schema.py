@@ -157,6 +157,8 @@ PREDICTIONS = pa.schema(
         _column("score", _DOUBLE, "judged score"),
         _column("predicted", _DOUBLE, "the model's score, same points"),
         _column("median_floor", _DOUBLE, "median of the training scores of this action type"),
+        _column("group", _STRING, "class of the clip, from the clips table, if the model predicts classes"),
+        _column("predicted_group", _STRING, "the model's class"),
         _column("low", _DOUBLE, "lower end of the interval that the votes of the exemplars span"),
         _column("high", _DOUBLE, "upper end"),
         _column("exemplar_ids", pa.list_(_STRING), "clips that it was compared with"),

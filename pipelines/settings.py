@@ -20,7 +20,6 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from pydantic import BaseModel, ValidationError
 
-from aqa_models.hp_mcore.config import PRESETS
 from pipelines.config import TRAIN_PRESETS, Config
 from pipelines.errors import ConfigError
 
@@ -116,8 +115,8 @@ def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
         default = getattr(Config(), section).preset
         name = given[f"{section}.preset"].value if f"{section}.preset" in given else default
         if isinstance(name, str) and name in presets:
-            values = presets[name] | {f"model.{k}": v for k, v in dataclasses.asdict(PRESETS[name]).items()}
-            found |= {f"{section}.{path}": Source(value, f"preset {name}") for path, value in values.items()}
+            told = presets[name].items()
+            found |= {f"{section}.{path}": Source(value, f"preset {name}") for path, value in told}
     return found
 
 

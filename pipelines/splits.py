@@ -59,10 +59,7 @@ def choose_validation(motions: Sequence[Scored], config: TrainSection) -> dict[s
     subjects = {motion.subject: "val" if motion.split == "val" else "train" for motion in motions}
     if "val" not in subjects.values() and len(subjects) >= 3:
         generator = np.random.default_rng(config.seed)
-        scores = {subject: [m.score or 0.0 for m in motions if m.subject == subject] for subject in subjects}
-        groups = {motion.subject: motion.group for motion in motions}
-        noise = dict(zip(sorted(subjects), generator.random(len(subjects)), strict=True))
-        order = sorted(subjects, key=lambda s: (groups[s], float(np.mean(scores[s])), noise[s]))
+        order = _by_group_and_score(motions, generator)
         count = max(1, round(config.validation_share * len(order)))
         for position in (np.arange(count) + generator.random()) * len(order) / count:
             subjects[order[int(position)]] = "val"
@@ -74,6 +71,34 @@ def choose_validation(motions: Sequence[Scored], config: TrainSection) -> dict[s
             "at least 2 and 1 are needed (or 3 subjects and no val rows)",
         )
     return subjects
+
+
+def folds(motions: Sequence[Scored], count: int, seed: int) -> list[int]:
+    """Which of `count` parts of the people each clip belongs to.
+
+    In the order of group and mean score every count-th person is in the same part, so that each covers the
+    groups and the range of the scores.
+
+    Raises:
+        DataError: fewer than two people for each part.
+    """
+    order = _by_group_and_score(motions, np.random.default_rng(seed))
+    if len(order) < 2 * count:
+        raise DataError(
+            "clips table",
+            f"has {len(order)} training subjects, too few for {count} members that leave out others each",
+            f"at least {2 * count} are needed; set members lower, or mark validation subjects with split val",
+        )
+    part = {subject: position % count for position, subject in enumerate(order)}
+    return [part[motion.subject] for motion in motions]
+
+
+def _by_group_and_score(motions: Sequence[Scored], generator: np.random.Generator) -> list[str]:
+    """Subjects in the order of group and mean score, ties at random."""
+    subjects = {motion.subject: motion.group for motion in motions}
+    scores = {subject: [m.score or 0.0 for m in motions if m.subject == subject] for subject in subjects}
+    noise = dict(zip(sorted(subjects), generator.random(len(subjects)), strict=True))
+    return sorted(subjects, key=lambda s: (subjects[s], float(np.mean(scores[s])), noise[s]))
 
 
 def without_test(clips: pa.Table) -> pa.Table:

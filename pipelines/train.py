@@ -53,10 +53,16 @@ def expert(
     Other arguments: see `pretrain`; of config the sections `expert` and `tracking` are used.
     """
     run_dir = _run_dir(runs, name)
-    clips, poses, provenance = snapshot(store, config.expert.poses)
+    family, wanted = f"features/{config.expert.feature_kind}", {"poses": config.expert.poses}
+    if config.expert.model.appearance != "none":
+        wanted[family] = config.expert.features
+    clips, tables, provenance = snapshot_of(store, wanted)
+    poses, features = tables["poses"], tables.get(family)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
-    return fit.train_expert(clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking)
+    return fit.train_expert(
+        clips, poses, config.expert, run_dir, pretrained, provenance, config.tracking, features
+    )
 
 
 def hp_mcore(

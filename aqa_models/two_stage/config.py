@@ -28,11 +28,17 @@ class SequenceConfig:
     """Where the root is the origin: in the first frame (keeps walking and squatting) or in each."""
     scaling: Literal["recording", "axis", "torso"] = "recording"
     """One number per recording, minimum to maximum of each axis, or three torso lengths, beyond which cut."""
+    inputs: Literal["xyz", "angles", "both"] = "xyz"
+    """Joint positions (paper), the 49 angles and positions of body_angles.py, or both side by side."""
 
     def __post_init__(self) -> None:
         for name in ("rate_hz", "max_frames", "stride"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+        if self.inputs != "xyz" and self.scaling == "axis":
+            raise ValueError(f"inputs {self.inputs} need one scale for all axes, not scaling axis")
+        if self.inputs != "xyz" and self.time_policy != "fixed_rate":
+            raise ValueError(f"inputs {self.inputs} need time_policy fixed_rate, not {self.time_policy}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class NonExpertConfig:
     """Fill in a limb, the whole body, or the second half of the frames; sort segments; or pace alone."""
     pace: bool = True
     """Slow the motion down and ask by how much, beside the pretext."""
+    encoder_kind: Literal["gru", "tcn"] = "gru"
+    """The paper's bidirectional GRU, or a temporal convolution network of the same width (encoders.py)."""
     encoder_units: int = 1000
     """Units of the bidirectional GRU, counted as encoder_units_mode says (paper: 1000)."""
     encoder_units_mode: Literal["per_direction", "total"] = "per_direction"
@@ -115,6 +123,8 @@ class NonExpertConfig:
                 f"encoder_sees_masked needs a pretext that masks a part (inpaint, motion_pred), "
                 f"not {self.pretext}"
             )
+        if self.encoder_kind == "tcn" and (self.encoder_projection or self.pad_literal):
+            raise ValueError("encoder_kind tcn has neither encoder_projection nor pad_literal")
         if self.reconstructs and self.decoder_bridge != "linear":
             self._check_bridge()
 
@@ -129,13 +139,23 @@ class NonExpertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
-    """Skeleton-only expert: BiLSTM over the encoder's states, then BN-ReLU-FC (paper section 3.2)."""
+    """What stands on the encoder (paper section 3.2). The defaults are the paper's skeleton-only form."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
+    task: Literal["score", "classes"] = "score"
+    """Regression of the score, or classification of the clip's group (the infants' risk levels)."""
+    head: Literal["lstm", "linear"] = "lstm"
+    """BiLSTM and BN-ReLU-FC (the expert), or a linear layer on the pooled states (non-expert only)."""
     lstm_units: int = 100
     """Units per direction."""
-    pooling: Literal["last", "mean", "max"] = "max"
-    """What of the BiLSTM is scored: last forward and first backward state, or mean or maximum over time."""
+    pooling: Literal["last", "mean", "max", "mean_max"] = "max"
+    """What of the states is scored: last forward and first backward, mean, maximum over time, or both."""
+    appearance: Literal["none", "modules", "pooled"] = "none"
+    """Second stream over features of the video: none, two temporal modules, or the features' mean."""
+    branch_channels: int = 64
+    """Channels of each of the three branches of a temporal module."""
+    actions: Literal["alike", "outputs", "embedding"] = "alike"
+    """One output for all action types, one for each, or one whose inputs an embedding of each scales."""
     finetune_encoder: bool = False
-    """False: the pretrained encoder stays frozen; True: trained at 0.1 of the learning rate."""
+    """False: the encoder stays as it is; True: it learns too, at encoder_rate of the learning rate."""

@@ -1,77 +1,178 @@
-"""The expert without the appearance stream: encoder, BiLSTM, BN-ReLU-FC (paper section 3.2)."""
+"""The expert: turns the encoder's states, and features of the video, into a score (paper section 3.2)."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
+from aqa_models.two_stage.appearance import AppearanceStream
 from aqa_models.two_stage.config import ExpertConfig
-from aqa_models.two_stage.nonexpert import Encoder
+from aqa_models.two_stage.norm import BatchNorm
 from aqa_models.two_stage.recurrent import Recurrent
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the batch of all workers, on CPU and GPU alike.
+def pool(states: Tensor, valid: Tensor, final: Tensor, pooling: str) -> Tensor:
+    """States of all frames -> one vector per clip.
 
-    torch's SyncBatchNorm runs on GPUs only; without it two workers would train another model than one.
+    Args:
+        states: (B, T, W), anything on padding.
+        valid: (B, T) bool.
+        final: (B, W) last state, as the network defines it.
+        pooling: last, mean, max, or mean_max.
+
+    Returns:
+        (B, W), of mean_max (B, 2 W).
+    """
+    if pooling == "last":
+        return final
+    shown = valid[..., None]
+    mean = states.masked_fill(~shown, 0.0).sum(dim=1) / shown.sum(dim=1)
+    highest = states.masked_fill(~shown, -torch.inf).amax(dim=1)
+    return {"mean": mean, "max": highest, "mean_max": torch.cat([mean, highest], dim=1)}[pooling]
+
+
+class PoseStream(nn.Module):
+    """v_p: the encoder's states, read by a BiLSTM or as they are, pooled over time.
+
+    Attributes:
+        width: of v_p; 200 in the paper.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, W) -> (B, W)."""
-        if not (
-            self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        ):
-            return super().forward(input)
-        ones = input.new_full((1,), len(input))
-        count = dist_functional.all_reduce(ones)
-        mean = dist_functional.all_reduce(input.sum(dim=0)) / count
-        var = dist_functional.all_reduce((input - mean).square().sum(dim=0)) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return (input - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+    def __init__(self, state_width: int, config: ExpertConfig):
+        super().__init__()
+        self.pooling = config.pooling
+        self.lstm, width = None, state_width
+        if config.head == "lstm":
+            self.lstm = Recurrent(nn.LSTM, state_width, config.lstm_units, 1, bidirectional=True)
+            width = 2 * config.lstm_units
+        self.width = (2 if config.pooling == "mean_max" else 1) * width
+
+    def forward(self, states: Tensor, valid: Tensor, final: Tensor) -> Tensor:
+        """(B, T, D), (B, T), (B, D) last states of the encoder -> (B, width)."""
+        if self.lstm is not None:
+            states, last = self.lstm(states, valid)
+            final = last[-1]
+        return pool(states, valid, final, self.pooling)
+
+
+class Output(nn.Module):
+    """One or more numbers for each clip, of an output of its action type if there are such.
+
+    Args:
+        width: of what is read.
+        num_outputs: N: 1 score, or one logit per class.
+        num_actions: A.
+        actions: alike = one linear layer; outputs = one for each action type; embedding = one layer that
+            reads v * (1 + e_a) and adds b_a. e and b start at zero: all are alike until data say otherwise.
+    """
+
+    def __init__(self, width: int, num_outputs: int, num_actions: int, actions: str):
+        super().__init__()
+        self.actions, self.num_outputs = actions, num_outputs
+        self.linear = nn.Linear(width, num_outputs * (num_actions if actions == "outputs" else 1))
+        if actions == "embedding":
+            self.scale = nn.Embedding(num_actions, width)
+            self.shift = nn.Embedding(num_actions, num_outputs)
+            nn.init.zeros_(self.scale.weight)
+            nn.init.zeros_(self.shift.weight)
+
+    def forward(self, vector: Tensor, action: Tensor) -> Tensor:
+        """(B, width), (B,) int64 index of the action type -> (B, N)."""
+        if self.actions == "embedding":
+            return self.linear(vector * (1 + self.scale(action))) + self.shift(action)
+        out = self.linear(vector)
+        if self.actions == "alike":
+            return out
+        every = out.unflatten(1, (-1, self.num_outputs))
+        return every[torch.arange(len(out), device=out.device), action]
 
 
 class ExpertHead(nn.Module):
-    """BiLSTM over the encoder's states; last forward and first backward state; BN-ReLU-FC."""
+    """Streams, concatenated; BN-ReLU before the last layer unless the head is linear.
 
-    def __init__(self, encoder_width: int, config: ExpertConfig):
+    Args:
+        state_width: D of the encoder's states.
+        config: which streams and outputs.
+        num_outputs: N.
+        num_actions: A.
+        feature_channels: of the video's features, if the configuration has an appearance stream.
+    """
+
+    def __init__(
+        self,
+        state_width: int,
+        config: ExpertConfig,
+        num_outputs: int = 1,
+        num_actions: int = 1,
+        feature_channels: int = 0,
+    ):
         super().__init__()
-        self.pooling = config.pooling
-        self.lstm = Recurrent(nn.LSTM, encoder_width, config.lstm_units, 1, bidirectional=True)
-        self.norm = BatchNorm(2 * config.lstm_units)
-        self.out = nn.Linear(2 * config.lstm_units, 1)
+        self.pose = PoseStream(state_width, config)
+        width = self.pose.width
+        self.appearance = None
+        if config.appearance != "none":
+            self.appearance = AppearanceStream(feature_channels, config)
+            width += self.appearance.width
+        self.norm = BatchNorm(width) if config.head == "lstm" else None
+        self.out = Output(width, num_outputs, num_actions, config.actions)
 
-    def forward(self, states: Tensor, valid: Tensor) -> Tensor:
-        """(B, T, 2W), (B, T) -> (B,) standardised score."""
-        states, final = self.lstm(states, valid)
-        if self.pooling == "last":
-            v_p = final[-1]
-        elif self.pooling == "mean":
-            v_p = states.sum(dim=1) / valid.sum(dim=1, keepdim=True)
-        else:
-            v_p = states.masked_fill(~valid[..., None], -torch.inf).amax(dim=1)
-        return self.out(torch.relu(self.norm(v_p))).squeeze(-1)
+    def forward(
+        self,
+        states: Tensor,
+        valid: Tensor,
+        final: Tensor,
+        action: Tensor,
+        video: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Answers for a batch.
+
+        Args:
+            states: (B, T, D) of the encoder.
+            valid: (B, T) bool.
+            final: (B, D) last states of the encoder.
+            action: (B,) int64 index of the action type.
+            video: features (B, S, D') and their (B, S) bool, True on the first S_b; needed by an
+                appearance stream.
+
+        Returns:
+            (B, N) standardised scores, or logits.
+
+        Raises:
+            ValueError: the appearance stream gets no features, or too few segments.
+        """
+        vector = self.pose(states, valid, final)
+        if self.appearance is not None:
+            if video is None:
+                raise ValueError("this expert has an appearance stream and needs features of the video")
+            vector = torch.cat([vector, self.appearance(*video)], dim=1)
+        if self.norm is not None:
+            vector = torch.relu(self.norm(vector))
+        return self.out(vector, action)
 
 
 class Expert(nn.Module):
-    """Pretrained encoder and head. The score is standardised; its mean and deviation are kept outside."""
+    """Encoder and head. Scores are standardised; their means and deviations are kept outside.
 
-    def __init__(self, encoder: Encoder, config: ExpertConfig):
+    Args:
+        encoder: (B, T, F), (B, T) -> states (B, T, D), final (layers, B, D).
+        state_width: D.
+        config, sizes: see `ExpertHead`.
+    """
+
+    def __init__(self, encoder: nn.Module, state_width: int, config: ExpertConfig, **sizes: int):
         super().__init__()
-        self.encoder = encoder
-        self.head = ExpertHead(encoder.width, config)
+        self.encoder, self.state_width = encoder, state_width
+        self.head = ExpertHead(state_width, config, **sizes)
         if not config.finetune_encoder:
             self.encoder.requires_grad_(False)
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
-        """(B, T, F), (B, T) -> (B,) standardised score."""
-        states, _ = self.encoder(x, valid)
-        return self.head(states, valid)
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        action: Tensor,
+        video: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """(B, T, F), (B, T), (B,), features of the video -> (B, N)."""
+        states, final = self.encoder(x, valid)
+        return self.head(states, valid, final[-1], action, video)

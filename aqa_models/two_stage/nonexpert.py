@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aqa_models.two_stage.config import NonExpertConfig
+from aqa_models.two_stage.encoders import TcnEncoder
 from aqa_models.two_stage.pretext import PretextBatch
 from aqa_models.two_stage.recurrent import Recurrent
 
@@ -190,8 +191,10 @@ class NonExpert(nn.Module):
         )
 
 
-def build_encoder(num_features: int, config: NonExpertConfig) -> Encoder:
-    """The encoder with fresh weights, as the pretraining reads."""
+def build_encoder(num_features: int, config: NonExpertConfig) -> Encoder | TcnEncoder:
+    """An encoder of the configuration's kind with fresh weights; `width` is that of its states."""
+    if config.encoder_kind == "tcn":
+        return TcnEncoder(num_features, config.units_per_direction, config.encoder_layers)
     return Encoder(
         num_features,
         config.units_per_direction,

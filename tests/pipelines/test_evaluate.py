@@ -79,18 +79,19 @@ def test_the_test_split_is_scored_once(waving_tables, run_dir, caplog, monkeypat
 
 def test_predictions_are_in_points_and_do_not_depend_on_the_batch(waving_tables, run_dir):
     from pipelines.checkpoint import load_bundle
-    from pipelines.phases import build_expert
+    from pipelines.expert_phase import build_members
 
     motions = load_motions(*waving_tables)
     tensors, description = load_bundle(run_dir, "expert")
     together = predict(motions, tensors, description)
     alone = np.concatenate([predict([motion], tensors, description) for motion in motions])
     np.testing.assert_allclose(together, alone, atol=1e-4)
-    model = build_expert(45, description, ExpertConfig(**description["model"])).eval()
+    model = build_members(description).eval()
     model.load_state_dict(tensors)
     x = make_sequence(motions[0].keypoints, motions[0].time_s, "c15", SequenceConfig(skeleton="c15")).x
     with torch.no_grad():
-        z = float(model(torch.from_numpy(x)[None], torch.ones(1, len(x), dtype=torch.bool)))
+        shown = torch.ones(1, len(x), dtype=torch.bool)
+        z = float(model(torch.from_numpy(x)[None], shown, torch.zeros(1, dtype=torch.long)))
     target = description["targets"]["wave"]
     assert alone[0] == pytest.approx(z * target["deviation"] + target["mean"], abs=1e-4)
     scores = [motion.score for motion in motions if motion.split == "train"]

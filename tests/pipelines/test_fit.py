@@ -22,8 +22,8 @@ from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceC
 from pipelines import fit, loop
 from pipelines.config import ExpertTrainConfig, OptimizerConfig, PretrainConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.expert_phase import ExpertPhase
 from pipelines.motion import load_motions
-from pipelines.phases import ExpertPhase
 
 SEQUENCE = SequenceConfig(skeleton="c15")
 SIZES = NonExpertConfig(encoder_units=8, decoder_units=8, pace_units=8, discriminator_units=4)
@@ -231,8 +231,10 @@ def test_windows_and_hidden_features_are_drawn_per_epoch(waving_tables):
     motions = load_motions(*waving_tables)[:16]
     config = scoring(crop_share=0.5, feature_dropout=0.25, encoder_units=100)
     phase = ExpertPhase(motions, motions, config, torch.device("cpu"), None)
-    windows, kept = zip(*(phase._draw(3, epoch) for epoch in range(200)), strict=True)
-    frames = len(phase.inputs[3])
+    windows, kept, columns, views = zip(*(phase._draw(3, epoch) for epoch in range(200)), strict=True)
+    frames = len(phase.inputs.views[0][3])
+    assert set(views) == {0}
+    assert {float(value) for value in torch.stack(columns).unique()} == {1.0}
     lengths = {window.stop - window.start for window in windows}
     assert frames / 2 - 0.5 <= min(lengths) <= frames / 2 + 1
     assert max(lengths) >= frames - 1
@@ -243,7 +245,7 @@ def test_windows_and_hidden_features_are_drawn_per_epoch(waving_tables):
     assert scale.mean() == pytest.approx(1.0, abs=0.02)
     assert phase._draw(3, 5)[0] == windows[5]
     plain = ExpertPhase(motions, motions, scoring(encoder_units=4), torch.device("cpu"), None)
-    window, scale = plain._draw(3, 0)
+    window, scale, *_ = plain._draw(3, 0)
     assert (window, scale.tolist()) == (slice(0, frames), [1.0] * 8)
 
 

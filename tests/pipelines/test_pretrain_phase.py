@@ -141,7 +141,7 @@ def test_an_expert_reads_any_encoder(waving_tables, tmp_path, settings):
     assert told["encoder_units"] == config.model.units_per_direction
     names = [name for name in given if name.startswith("encoder.")]
     assert names
-    assert all(torch.equal(given[name], kept[name]) for name in names)
+    assert all(torch.equal(given[name], kept[f"experts.0.{name}"]) for name in names)
 
 
 def test_contradicting_settings_are_a_configuration_error(tmp_path):

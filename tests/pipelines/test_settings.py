@@ -153,7 +153,7 @@ def test_template_parses_back_to_the_defaults(toml):
     assert {"extract.weights", "extract.detector_weights"} <= no_default
     comments = set(origins) - no_default - from_file  # what presets decide
     assert {"hp_mcore.model.antisymmetric", "hp_mcore.epochs", "hp_mcore.by_difficulty"} <= comments
-    assert all(path.startswith("hp_mcore.") for path in comments)
+    assert all(path.startswith(("hp_mcore.", "pretrain.", "expert.")) for path in comments)
     assert not no_default & from_file
 
 
