@@ -20,6 +20,7 @@ from pipelines.checkpoint import bundle_kind, load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.plots import score_scatter
 from pipelines.store import snapshot_of
 from pipelines.tracking import log_evaluation
 
@@ -149,7 +150,10 @@ def answer_once(
     numbers = {name: result[name]["value"] for name in _TRACKED if name in result}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
     told = {f"test_{name}": value for name, value in numbers.items() if value is not None}
-    log_evaluation(run_dir, told, files)
+    if picture := score_scatter(rows, run_dir / "plots" / "scores.png"):
+        files.append(picture)
+    about = {"digest": question, "clips": len(rows)}
+    log_evaluation(run_dir, told, files, step=stored.get("evaluations", 0), dataset=about)
     return {**result, "stored": False}
 
 

@@ -2,6 +2,7 @@
 
     RUN/tracking/journal.jsonl   one line per event, only ever appended to
     RUN/tracking/sent.json       per server: the id of the run there, and how much of the journal it has
+    RUN/tracking/server          of a root: the server that it and all its children are meant for
     RUN/tracking/parent          relative path of the parent's run folder; a root has none
     RUN/tracking/children/       one file per child: relative path of its run folder
     RUN/tracking/sender.lock     held by the process that sends for a root and all its children
@@ -113,7 +114,7 @@ class Journal:
         return self.path.read_bytes().rfind(b"\n") + 1 if self.exists else 0
 
     def sent(self) -> dict[str, Any]:
-        """Per server `run_id` and `offset`, and `latest`, the server the run is meant for."""
+        """Per server `run_id` and `offset`; only the process that sends writes it."""
         path = self.folder / "sent.json"
         try:
             return json.loads(path.read_text()) if path.exists() else {}
@@ -123,14 +124,17 @@ class Journal:
             ) from error
 
     def note_server(self, uri: str) -> None:
-        """Records which server the run is meant for, even if that does not answer yet."""
-        self._write_sent({**self.sent(), "latest": uri})
+        """Records which server a root and all below it are meant for, even if that does not answer yet."""
+        write_durably(self.folder / "server", uri.encode())
+
+    def server(self) -> str:
+        """As recorded, without a password; empty if nothing is."""
+        path = self.folder / "server"
+        return path.read_text() if path.exists() else ""
 
     def note_sent(self, uri: str, run_id: str, offset: int) -> None:
         """Records what a server has."""
-        self._write_sent({**self.sent(), uri: {"run_id": run_id, "offset": offset}})
-
-    def _write_sent(self, sent: dict[str, Any]) -> None:
+        sent = {**self.sent(), uri: {"run_id": run_id, "offset": offset}}
         write_durably(self.folder / "sent.json", (json.dumps(sent, indent=2) + "\n").encode())
 
     def _write(self, event: str, **content: Any) -> None:

@@ -15,7 +15,7 @@ class Recorder:
     """Brings what training leaves in the run folder, and the load of the machine, to the journal."""
 
     def __init__(self, journal: Journal):
-        self.journal, self.offset, self.measured = journal, 0, 0.0
+        self.journal, self.read, self.measured = journal, (0, 0), 0.0
         self.sample = max((n for name, n in journal.steps.items() if name.startswith("system/")), default=-1)
 
     def record(self) -> None:
@@ -30,11 +30,12 @@ class Recorder:
         path = self.journal.run_dir / "metrics.jsonl"
         if not path.exists():
             return
-        data = path.read_bytes()
-        if len(data) < self.offset:
-            self.offset = 0
-        whole = data[: data.rfind(b"\n") + 1]
-        for line in whole[self.offset :].splitlines():
-            row = json.loads(line)
-            self.journal.metrics({k: v for k, v in row.items() if k != "epoch"}, row["epoch"])
-        self.offset = len(whole)
+        found = path.stat()
+        state = (found.st_size, found.st_mtime_ns)
+        if state == self.read:
+            return
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):  # else it is being written
+                row = json.loads(line)
+                self.journal.metrics({k: v for k, v in row.items() if k != "epoch"}, row["epoch"])
+        self.read = state

@@ -14,20 +14,17 @@ from urllib.parse import quote
 
 HIDDEN = "***"
 _SHORTEST = 6  # a shorter value, such as RAY_AUTH_MODE=token, would blot out ordinary words
-_WORDS = r"token|secret|passw(?:or)?d|credential|api_?key|access_?key|private_?key|signature|sig"
+_WORDS = r"token|secret|passw(?:or)?d|credential|api_?key|access_?key|private_?key|signature"
 _SECRET_NAME = re.compile(rf"(?i)({_WORDS}|_key$|_auth|auth_)")
 _NO_SECRET_NAME = re.compile(r"(?i)_(path|file|mode|dir|type)$")
 _FORMS = (
     # user:password@ and token@ in a URI
     (re.compile(r"(?<=://)[^/\s@'\"]+@"), HIDDEN + "@"),
-    # name=value and "name": "value", where the name says that the value is secret
-    (
-        re.compile(
-            rf"(?i)([\w-]*(?:{_WORDS}|awsaccesskeyid)[\w-]*[\"']?\s*[=:]\s*[\"']?)([^\s&\"',;)}}]{{4,}})"
-        ),
-        r"\1" + HIDDEN,
-    ),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 " + HIDDEN),
+    # name=value, and 'name': 'value' of JSON or Python, where the name says that the value is secret
+    (re.compile(rf"(?i)([\w-]*(?:{_WORDS}|awsaccesskeyid)[\w-]*=)[^\s&\"',;)}}]+"), r"\1" + HIDDEN),
+    (re.compile(r"(?i)([?&](?:sig|key|code)=)[^\s&\"']+"), r"\1" + HIDDEN),
+    (re.compile(rf"(?i)([\"'][\w-]*(?:{_WORDS})[\w-]*[\"']\s*:\s*[\"'])[^\"']+"), r"\1" + HIDDEN),
+    (re.compile(r"(?i)\b(bearer|authorization: basic)\s+[\w.~+/=-]{8,}"), r"\1 " + HIDDEN),
     # keys of AWS, GitHub, GitLab, Hugging Face and Databricks
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),
     (re.compile(r"\b(?:gh[pousr]_|glpat-|hf_|dapi)[\w-]{16,}"), HIDDEN),

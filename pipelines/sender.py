@@ -56,6 +56,11 @@ class Sender:
         self._pause, self._next = 0.0, 0.0
         self._take_lock()
 
+    @property
+    def holds(self) -> bool:
+        """Whether it is this process that sends."""
+        return self.server is not None
+
     def send_if_due(self) -> None:
         """Sends what there is, unless the server did not answer a moment ago."""
         if time.monotonic() >= self._next:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.journal import Journal, root_of
+from pipelines.journal import Journal, root_of, tree
 from pipelines.recorder import Recorder
 from pipelines.redact import redact
 from pipelines.sender import Refused, Sender, Unanswered
@@ -111,7 +111,8 @@ def track(
     journal.open(run_dir.name, config.experiment, config.parent, {"tags": tags, "params": params})
     root = root_of(run_dir)
     uri = tracking_uri(config, root)
-    Journal(root).note_server(redact(uri))
+    if root == journal.run_dir:
+        journal.note_server(redact(uri))
     sender = Sender(root, uri, MlflowServer)
     journal.set_status("RUNNING")
     recorder = Recorder(journal)
@@ -169,11 +170,34 @@ def send_now(run_dir: Path, uri: str = "") -> bool:
     return Sender(root, uri or _known_uri(root), MlflowServer).close()
 
 
+def settle(folder: Path, uri: str = "") -> list[dict[str, Any]]:
+    """Sends all runs below a folder; those that nobody works on any more are marked as killed.
+
+    Returns:
+        A row per root: run, server, complete.
+
+    Raises:
+        ConfigError: no tracked run lies there, or MLflow cannot be told by the URI.
+    """
+    found = {root_of(path.parent.parent) for path in folder.rglob("tracking/journal.jsonl")}
+    if not found:
+        raise ConfigError(folder, "holds no tracked run", "give folders that `aqa train` wrote")
+    rows = []
+    for root in sorted(found):
+        sender = Sender(root, uri or _known_uri(root), MlflowServer)
+        if sender.holds:
+            for run_dir in tree(root):
+                journal = Journal(run_dir)
+                if journal.status == "RUNNING":
+                    journal.set_status("KILLED")
+        rows.append({"run": str(root), "server": sender.name, "complete": sender.close()})
+    return rows
+
+
 def _known_uri(root: Path) -> str:
     """The server a run was sent to last; its password, which is not recorded, comes from the environment."""
-    latest = Journal(root).sent().get("latest", "")
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if latest and redact(given) == latest else latest or tracking_uri(TrackingConfig(), root)
+    known, given = Journal(root).server(), os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given if known and redact(given) == known else known or tracking_uri(TrackingConfig(), root)
 
 
 def tracking_uri(config: TrackingConfig, run_dir: Path) -> str:
@@ -208,7 +232,7 @@ def git_tags() -> dict[str, str]:
     return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
 
 
-def _repeat(action: Callable[[], None], every_s: float, stop: threading.Event) -> None:
+def _repeat(action: Callable[[], object], every_s: float, stop: threading.Event) -> None:
     action()
     while not stop.wait(every_s):
         action()
@@ -226,7 +250,9 @@ class MlflowServer:
         if not uri.startswith(_DATABASES):
             self._client = client(uri)
         else:
-            import mlflow.entities  # noqa: F401 - here, because an import in a thread would slow training
+            # Here, because an import in a thread would slow training.
+            import mlflow.store.model_registry.sqlalchemy_store
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
     @property
     def client(self) -> MlflowClient:
