@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import rankdata
+from scipy.stats import t as student_t
 
 
 def spearman_rho(predicted: np.ndarray, true: np.ndarray) -> float:
@@ -174,6 +175,54 @@ def _percentiles(
     tail = (1 - level) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def resampled_t_test(differences: np.ndarray, train: float, test: float) -> tuple[float, float]:
+    """Corrected resampled t-test (Nadeau & Bengio 2003) of a difference over random splits.
+
+    Splits of the same items share most of their training items, so their differences are not independent, and
+    an ordinary paired t-test finds significance too often. The variance of the mean is taken as
+    (1 / n + test / train) times that of one difference instead of 1 / n times.
+
+    Args:
+        differences: (n,) metric of one model minus that of the other, one per split.
+        train: items (subjects) trained on in a split, mean over the splits.
+        test: items tested on.
+
+    Returns:
+        (t, p): statistic with n - 1 degrees of freedom, two-sided p value; nan if all differences are equal.
+
+    Raises:
+        ValueError: fewer than 2 splits, or sizes that are not positive.
+    """
+    mean, error = _resampled_mean(differences, train, test)
+    if not error > 0:
+        return float("nan"), float("nan")
+    statistic = mean / error
+    return statistic, float(2 * student_t.sf(abs(statistic), len(differences) - 1))
+
+
+def resampled_interval(
+    values: np.ndarray, train: float, test: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean of a metric over random splits, widened as in `resampled_t_test`.
+
+    Arguments and errors: see there; values: (n,) of a metric or of a difference.
+    """
+    mean, error = _resampled_mean(values, train, test)
+    half = error * float(student_t.ppf((1 + level) / 2, len(values) - 1))
+    return mean - half, mean + half
+
+
+def _resampled_mean(values: np.ndarray, train: float, test: float) -> tuple[float, float]:
+    """Mean over splits, and its standard error."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"need the values of at least 2 splits, got shape {values.shape}")
+    if not (train > 0 and test > 0):
+        raise ValueError(f"train and test must be positive, got {train} and {test}")
+    variance = values.var(ddof=1) * (1 / len(values) + test / train)
+    return float(values.mean()), float(np.sqrt(variance))
 
 
 def temporal_iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -173,7 +173,7 @@ def load_bundle(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
 
     Args:
         path: a run folder or its model folder.
-        kind: nonexpert, expert or hp_mcore.
+        kind: nonexpert, expert, angles or hp_mcore.
 
     Returns:
         tensors by name, and the description.

@@ -120,7 +120,7 @@ def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
     Parameters
     ----------
     run
-        Run of `aqa train expert` or `aqa train hp-mcore`.
+        Run of `aqa train expert`, `aqa train angles` or `aqa train hp-mcore`.
     """
     config = call.config(given)
     from pipelines import evaluate as verb

@@ -198,6 +198,30 @@ class ExpertTrainConfig(TwoStageSection):
     """Which features of the video the appearance stream reads (paper: c3d_fc6)."""
 
 
+class AnglesTrainConfig(Section):
+    """`aqa train angles`: scores from body-frame angles, by kernels, trees and a small network."""
+
+    action_types: tuple[str, ...] = ()
+    """Train on these action types only, e.g. Es1,Es5; empty = all, in one model."""
+    rate_hz: Annotated[float, Field(ge=5)] = 25.0
+    """Rate to which recordings are brought before angles are taken."""
+    network_seeds: Annotated[int, Field(ge=0)] = 3
+    """Small networks averaged and added to kernels and trees; 0 = none, in a fifth of the time."""
+    epochs: Annotated[int, Field(ge=5)] = 40
+    """Most passes of a network; cross-validation chooses a multiple of 5."""
+    seed: int = 0
+    """Of folds, weights and every random draw; recorded with the run."""
+    num_workers: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 = in a Ray worker, 0 = in this process."""
+    poses: str = ""
+    """Key of the pose table to read; empty = the only one in the store."""
+
+    @property
+    def use_gpu(self) -> bool:
+        """Never: it is too small to gain by one."""
+        return False
+
+
 class HpMcoreTrainConfig(TrainSection):
     """`aqa train hp-mcore`: the score of a dive from comparisons with other dives."""
 
@@ -258,6 +282,8 @@ class EvaluateConfig(Section):
     """Resamples of subjects for the 95 % interval."""
     seed: int = 0
     """Of the resamples."""
+    pool_people: bool = False
+    """Angles only: report in rows of their own what all test recordings of a person say together."""
 
 
 class PoseTrainConfig(Section):
@@ -298,6 +324,7 @@ class Config(Section):
     extract: ExtractConfig = ExtractConfig()
     pretrain: PretrainConfig = PretrainConfig()
     expert: ExpertTrainConfig = ExpertTrainConfig()
+    angles: AnglesTrainConfig = AnglesTrainConfig()
     hp_mcore: HpMcoreTrainConfig = HpMcoreTrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()

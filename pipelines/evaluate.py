@@ -35,16 +35,22 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
     """`aqa evaluate`: scores the test clips of a store, from the tables the run was trained on.
 
     Args:
-        run: folder of a finished run of expert or hp-mcore.
+        run: folder of a finished run of expert, angles or hp-mcore.
         store: the feature store.
         config: the section `evaluate` is used.
 
-    Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`.
+    Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`, for body angles
+    `angles_expert.evaluate.evaluate_tables`.
     """
-    if bundle_kind(run) == "hp_mcore":
+    kind = bundle_kind(run)
+    if kind == "hp_mcore":
         from pipelines.hp_mcore import evaluate as dives
 
         return dives.evaluate(run, store, config)
+    if kind == "angles":
+        from pipelines.angles_expert import evaluate as angles
+
+        return angles.evaluate(run, store, config)
     _, description = load_bundle(run, "expert")
     kind, told = description["feature_kind"], description["provenance"]
     wanted = {"poses": told.get("poses_key", "")}
@@ -82,7 +88,43 @@ def evaluate_tables(
         ConfigError, CorruptError: the run folder holds no whole model.
     """
     tensors, description = load_bundle(run_dir, "expert")
+    motions = motions_to_judge(run_dir, clips, poses, description, features)
     wanted, classes = description["targets"], description["classes"]
+    question = question_of(motions, description["sha256"], config)
+
+    def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        if classes:
+            from pipelines.evaluate_classes import class_results, class_rows
+
+            told = answers(motions, tensors, description).argmax(axis=1)
+            return class_results(motions, told, classes, config), class_rows(motions, told, classes)
+        predicted = predict(motions, tensors, description)
+        return results(motions, predicted, wanted, config), prediction_rows(motions, predicted, wanted)
+
+    return answer_once(run_dir, question, description["best_epoch"], make)
+
+
+def motions_to_judge(
+    run_dir: Path,
+    clips: pa.Table,
+    poses: pa.Table,
+    description: dict[str, Any],
+    features: pa.Table | None = None,
+) -> list[Motion]:
+    """Test clips with a score, or a group, and an action type that the model knows.
+
+    Args:
+        run_dir: folder of the run, for errors.
+        clips: rows of CLIPS.
+        poses: rows of POSES.
+        description: of the model; `targets` by action type, `classes` by group, and `subjects` of the
+            training are read.
+        features: rows of FEATURES, if the model sees the video.
+
+    Raises:
+        DataError: there are none, or a test subject took part in training.
+    """
+    wanted, classes = description["targets"], description.get("classes", {})
     motions = [
         motion
         for motion in load_motions(clips, poses, features)
@@ -105,18 +147,7 @@ def evaluate_tables(
             f"is a test subject, but {run_dir} was trained on it",
             "use the splits of the training run",
         )
-    question = _question(motions, description["sha256"], config)
-
-    def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        if classes:
-            from pipelines.evaluate_classes import class_results, class_rows
-
-            told = answers(motions, tensors, description).argmax(axis=1)
-            return class_results(motions, told, classes, config), class_rows(motions, told, classes)
-        predicted = predict(motions, tensors, description)
-        return _results(motions, predicted, wanted, config), _prediction_rows(motions, predicted, wanted)
-
-    return answer_once(run_dir, question, description["best_epoch"], make)
+    return motions
 
 
 def answer_once(
@@ -171,6 +202,12 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
 
         return class_lines(metrics)
     rows = [("all", metrics), *metrics["by_action_type"].items()]
+    if "person_level" in metrics:
+        pooled = metrics["person_level"]
+        rows += [
+            ("by person", pooled),
+            *((f"  {name}", row) for name, row in pooled["by_action_type"].items()),
+        ]
     lines = [
         f"{'':10} {'clips':>5} {'subjects':>8}  {'Spearman (95 %)':22} {'MAE (95 %)':24} MAE of the median"
     ]
@@ -178,6 +215,8 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
         rho, error = (cell(row[key]) for key in ("spearman", "mae"))
         floor = row["median_floor"]["mae"]
         lines.append(f"{name:10} {row['n']:5} {row['subjects']:8}  {rho:22} {error:24} {floor:.2f}")
+    if "person_level" in metrics:
+        lines.append("By person: another task, scores from all test recordings of a person.")
     if metrics["stored"]:
         lines.append("These test clips were scored before; this is the stored result.")
     return lines
@@ -240,9 +279,10 @@ def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[st
     return np.concatenate(found).astype(np.float64)
 
 
-def _results(
+def results(
     motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any], config: EvaluateConfig
 ) -> dict[str, Any]:
+    """Metrics of scores (N,) with intervals by subject and the median floor, of all and by action type."""
     kinds = np.array([motion.action_type for motion in motions])
     rows = {"overall": np.arange(len(motions))}
     rows |= {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds))}
@@ -284,7 +324,8 @@ def interval_of(
     return {"value": value, "low": low, "high": high}
 
 
-def _question(motions: list[Motion], model: str, config: EvaluateConfig) -> str:
+def question_of(motions: list[Motion], model: str, config: EvaluateConfig) -> str:
+    """Hash of all that an evaluation depends on: test clips, model and settings."""
     digest = hashlib.sha256(json.dumps([model, config.model_dump(mode="json")]).encode())
     for motion in sorted(motions, key=lambda motion: motion.clip_id):
         told = [motion.clip_id, motion.subject, motion.action_type, motion.score, motion.group]
@@ -302,9 +343,10 @@ def read_metrics_file(path: Path) -> dict[str, Any]:
         raise CorruptError(path, "is not readable as JSON", "delete it to score again") from error
 
 
-def _prediction_rows(
+def prediction_rows(
     motions: list[Motion], predicted: np.ndarray, targets: dict[str, Any]
 ) -> list[dict[str, Any]]:
+    """Rows of PREDICTIONS."""
     return [
         {
             "clip_id": motion.clip_id,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import tracking as tracking_module
 from pipelines.checkpoint import check_identity, write_durably
-from pipelines.config import TrackingConfig, TrainSection
+from pipelines.config import AnglesTrainConfig, TrackingConfig, TrainSection
 from pipelines.errors import CorruptError, WriterError
 from pipelines.launch import Worker, launch
 from pipelines.plots import loss_curves
@@ -49,7 +49,7 @@ class Job:
     """One training.
 
     Attributes:
-        phase: pretrain, expert or hp_mcore.
+        phase: pretrain, expert, angles or hp_mcore.
         worker: what each process runs; its spec holds config, identity, about, run_dir and `spec`.
         config: the section of the configuration.
         identity: flat description of what is trained on what; another one in the folder is refused.
@@ -61,7 +61,7 @@ class Job:
 
     phase: str
     worker: Worker
-    config: TrainSection
+    config: TrainSection | AnglesTrainConfig
     identity: dict[str, Any]
     about: dict[str, Any]
     tables: dict[str, pa.Table]
@@ -69,7 +69,7 @@ class Job:
     spec: dict[str, Any] = field(default_factory=dict)
 
 
-def settings_identity(config: TrainSection) -> dict[str, Any]:
+def settings_identity(config: TrainSection | AnglesTrainConfig) -> dict[str, Any]:
     """The settings that decide what a run computes, flat."""
     return tracking_module.flatten(
         {name: value for name, value in config.model_dump(mode="json").items() if name not in _NEUTRAL}

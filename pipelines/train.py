@@ -65,6 +65,22 @@ def expert(
     )
 
 
+def angles(
+    store: Path, name: str, config: Config, *, runs: Path = Path("runs"), dry_run: bool = False
+) -> dict[str, Any]:
+    """The angles expert learns the scores of a store from body-frame angles.
+
+    Arguments: see `pretrain`; of config the sections `angles` and `tracking` are used.
+    """
+    from pipelines.angles_expert.fit import fit
+
+    run_dir = _run_dir(runs, name)
+    clips, poses, provenance = snapshot(store, config.angles.poses)
+    if dry_run:
+        return _plan(run_dir, clips, poses, provenance)
+    return fit(clips, poses, config.angles, run_dir, provenance, config.tracking)
+
+
 def hp_mcore(
     store: Path, name: str, config: Config, *, runs: Path = Path("runs"), dry_run: bool = False
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from pipelines.call import Call
 from pipelines.flags import settings
 
-train_app = App(name="train", help="Train a model: the two-stage one (pretrain, then expert), or hp-mcore.")
+train_app = App(name="train", help="Train: the two-stage model (pretrain, then expert), angles, or hp-mcore.")
 
 _Call = Annotated[Call, Parameter(parse=False)]
 _Store = Annotated[Path, Parameter(help="Folder of the feature store.")]
@@ -65,6 +65,27 @@ def expert(
     from pipelines import train
 
     return train.expert(store, name, pretrained, config, runs=runs, dry_run=dry_run)
+
+
+@train_app.command
+@settings("angles")
+def angles(
+    *,
+    store: _Store,
+    name: _Name,
+    runs: _Runs = Path("runs"),
+    dry_run: _DryRun = False,
+    call: _Call,
+    **given: Any,
+) -> Any:
+    """Scores exercises from body-frame angles of 3-D poses, in one model for all action types.
+
+    Example: aqa train angles --store store --name angles
+    """
+    config = call.config(given)
+    from pipelines import train
+
+    return train.angles(store, name, config, runs=runs, dry_run=dry_run)
 
 
 @train_app.command(name="hp-mcore")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from aqa_models.metrics import (
     average_iou,
@@ -13,6 +13,8 @@ from aqa_models.metrics import (
     mae,
     procedure_iou,
     relative_l2,
+    resampled_interval,
+    resampled_t_test,
     rmse,
     spearman_rho,
     temporal_iou,
@@ -137,3 +139,32 @@ def test_average_iou_in_both_published_variants():
     assert average_iou(ious[:, 0], 0.5) == average_iou(ious[:, 0], 0.5, voters_first=True)
     with pytest.raises(ValueError, match="at least one IoU"):
         average_iou(np.array([]), 0.5)
+
+
+def test_resampled_t_test_by_hand():
+    differences = np.array([0.1, 0.2, 0.3, 0.4])
+    # Mean .25, variance 1/60, corrected error sqrt(1/60 (1/4 + 1/4)).
+    statistic, p = resampled_t_test(differences, train=40, test=10)
+    assert statistic == pytest.approx(0.25 / math.sqrt(1 / 120))
+    # Two-sided tail of Student's t with 3 degrees of freedom, in closed form.
+    angle = math.atan(statistic / math.sqrt(3))
+    assert p == pytest.approx(1 - 2 / math.pi * (angle + math.sin(angle) * math.cos(angle)))
+
+
+def test_resampled_t_test_is_the_ordinary_one_when_nothing_is_shared():
+    differences = np.random.default_rng(0).normal(0.3, 1, 12)
+    ordinary = ttest_1samp(differences, 0)
+    statistic, p = resampled_t_test(differences, train=1e12, test=1)
+    assert (statistic, p) == pytest.approx((ordinary.statistic, ordinary.pvalue))
+    low, high = resampled_interval(differences, train=1e12, test=1)
+    assert (low, high) == pytest.approx(tuple(ordinary.confidence_interval(0.95)))
+    wide = resampled_interval(differences, train=54, test=23)
+    assert wide[0] < low < high < wide[1]
+
+
+def test_resampled_t_test_of_equal_differences_and_of_too_few():
+    assert all(math.isnan(value) for value in resampled_t_test(np.zeros(5), 54, 23))
+    with pytest.raises(ValueError, match="at least 2 splits"):
+        resampled_t_test(np.array([0.1]), 54, 23)
+    with pytest.raises(ValueError, match="train and test must be positive"):
+        resampled_interval(np.array([0.1, 0.2]), 0, 23)

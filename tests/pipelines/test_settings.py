@@ -185,7 +185,7 @@ def test_flattened_text_loads_again():
 
 def test_describe_one_section():
     paths = [setting.path for setting in describe("evaluate")]
-    assert paths == ["bootstrap", "seed"]
+    assert paths == ["bootstrap", "seed", "pool_people"]
 
 
 @pytest.mark.parametrize("setting", describe(), ids=lambda s: s.path)

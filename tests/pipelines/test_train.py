@@ -6,7 +6,7 @@ import pytest
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import train
-from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig, PretrainConfig
+from pipelines.config import AnglesTrainConfig, Config, EvaluateConfig, ExpertTrainConfig, PretrainConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.evaluate import evaluate
 from pipelines.store import open_store
@@ -16,7 +16,8 @@ SIZES = NonExpertConfig(encoder_units=6, decoder_units=6, pace_units=6, discrimi
 CONFIG = Config(
     pretrain=PretrainConfig(epochs=2, sequence=SEQUENCE, model=SIZES),
     expert=ExpertTrainConfig(epochs=2, sequence=SEQUENCE, model=ExpertConfig(lstm_units=4)),
-    evaluate=EvaluateConfig(bootstrap=100),
+    angles=AnglesTrainConfig(rate_hz=10.0, network_seeds=0),
+    evaluate=EvaluateConfig(bootstrap=100, pool_people=True),
 )
 
 
@@ -55,6 +56,16 @@ def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monke
     assert tags["data.poses_key"] == open_store(store).pose_keys()[0]
     assert int(tags["data.poses_version"]) >= 0
     assert test == [(result["mae"]["value"],)]
+
+
+def test_angles_are_trained_on_a_store_and_evaluated_from_it(store, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert train.angles(store, "angles", CONFIG, runs=tmp_path / "runs", dry_run=True)["clips"] == 28
+    assert not (tmp_path / "runs").exists()
+    summary = train.angles(store, "angles", CONFIG, runs=tmp_path / "runs")
+    assert summary["clips"] == 20
+    found = evaluate(tmp_path / "runs" / "angles", store, CONFIG)
+    assert (found["kind"], found["n"], found["person_level"]["n"]) == ("angles", 8, 8)
 
 
 def test_a_dry_run_writes_nothing(store, tmp_path):

@@ -1,0 +1,106 @@
+"""Three views of a whole recording, each a vector: posture, extremes, coordination.
+
+No repetitions are cut: on KIMORE automatic boundaries were worth nothing over none (docs/papers.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aqa_models.angles_expert.mirror import mirror
+from aqa_models.body_angles import CHANNELS
+
+COMPONENTS = 4
+_START_S = 0.5
+_EXTREME_SHARE = 0.15
+_SPREAD_FLOOR = 1e-3  # radians or trunk lengths: what moves less is taken to stand still
+
+PAIRED = [column for column, name in enumerate(CHANNELS) if name.startswith("left_")]
+_RIGHT = [CHANNELS.index(CHANNELS[column].replace("left_", "right_")) for column in PAIRED]
+_PAIRS = np.triu_indices(len(CHANNELS), 1)
+
+
+def posture(channels: np.ndarray, rate_hz: float) -> np.ndarray:
+    """How a person stands and how far they reach.
+
+    Args:
+        channels: (T, 49) of `body_channels`.
+        rate_hz: frames per second.
+
+    Returns:
+        (F,): of every channel the quantiles .03, .25, .5, .75, .97, the mean, the mean of the first half
+        second and the range; of the 13 pairs of sides how far mean and range differ, and their correlation.
+        NaN for a channel that is NaN.
+    """
+    channels = np.asarray(channels, dtype=np.float64)
+    quantiles = np.quantile(channels, (0.03, 0.25, 0.5, 0.75, 0.97), axis=0)
+    mean, reach = channels.mean(axis=0), quantiles[4] - quantiles[0]
+    start = channels[: max(1, round(_START_S * rate_hz))].mean(axis=0)
+    unlike = [np.abs(part[PAIRED] - part[_RIGHT]) for part in (mean, reach)]
+    return np.concatenate([*quantiles, mean, start, reach, *unlike, correlations(channels)[PAIRED, _RIGHT]])
+
+
+def coordination(channels: np.ndarray) -> np.ndarray:
+    """(T, 49) -> (1176,): the correlation in time of every two channels; 0 with one that stands still."""
+    return correlations(channels)[_PAIRS]
+
+
+def correlations(channels: np.ndarray) -> np.ndarray:
+    """(T, D) -> (D, D); what moves less than `_SPREAD_FLOOR` correlates with nothing."""
+    centred = np.asarray(channels, dtype=np.float64) - np.mean(channels, axis=0, dtype=np.float64)
+    spread = np.sqrt((centred**2).mean(axis=0))
+    return (centred.T @ centred) / len(centred) / np.maximum(np.outer(spread, spread), _SPREAD_FLOOR**2)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What an exercise consists of: the directions in which its channels vary most.
+
+    Attributes:
+        centre: (49,) mean of the channels.
+        spread: (49,) their deviation within a recording.
+        components: (COMPONENTS, 49) directions, most variance first.
+    """
+
+    centre: np.ndarray
+    spread: np.ndarray
+    components: np.ndarray
+
+
+def find_movement(recordings: Sequence[np.ndarray]) -> Movement:
+    """Principal components of the channels within recordings and their mirror images; no score is read.
+
+    Args:
+        recordings: (T_b, 49) each, of one exercise. A NaN channel of a recording counts as standing still.
+    """
+    both = [side for part in recordings for side in (part, mirror(part))]
+    parts = [np.asarray(part, dtype=np.float64) for part in both]
+    centre = np.nan_to_num(np.nanmean([part.mean(axis=0) for part in parts], axis=0))
+    still = [np.nan_to_num(part - part.mean(axis=0)) for part in parts]
+    spread = np.maximum(np.sqrt(np.mean([part.var(axis=0) for part in still], axis=0)), _SPREAD_FLOOR)
+    covariance = sum((part / spread).T @ (part / spread) / len(part) for part in still)
+    _, directions = np.linalg.eigh(covariance)
+    return Movement(centre, spread, directions[:, ::-1][:, :COMPONENTS].T)
+
+
+def extremes(channels: np.ndarray, movement: Movement) -> np.ndarray:
+    """The posture where the movement is at its ends.
+
+    Args:
+        channels: (T, 49).
+        movement: of the exercise.
+
+    Returns:
+        (2 * COMPONENTS * 49,): mean channels of the 15 % of frames that lie furthest along each component,
+        then of those that lie furthest the other way.
+    """
+    channels = np.asarray(channels, dtype=np.float64)
+    along = np.nan_to_num((channels - movement.centre) / movement.spread) @ movement.components.T
+    parts = []
+    for component in along.T:
+        low, high = np.quantile(component, (_EXTREME_SHARE, 1 - _EXTREME_SHARE))
+        parts += [channels[component >= high].mean(axis=0), channels[component <= low].mean(axis=0)]
+    return np.concatenate(parts)

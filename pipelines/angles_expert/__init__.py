@@ -1,0 +1,1 @@
+"""The angles expert on tables of the store: training, scoring, evaluation."""

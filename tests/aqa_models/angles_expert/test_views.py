@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+
+from aqa_models.angles_expert.mirror import mirror
+from aqa_models.angles_expert.views import coordination, correlations, extremes, find_movement, posture
+from aqa_models.body_angles import CHANNELS
+
+
+def still(frames: int = 100) -> np.ndarray:
+    return np.zeros((frames, 49), dtype=np.float32)
+
+
+def nodding(amplitude: float = 1.0, frames: int = 400) -> np.ndarray:
+    """Left knee and left hip bend together, the right elbow the other way; nothing else moves."""
+    channels = still(frames)
+    wave = amplitude * np.sin(np.arange(frames) / 20)
+    for name, sign in (("left_knee", 1), ("left_hip", 1), ("right_elbow", -1)):
+        channels[:, CHANNELS.index(name)] = sign * wave
+    return channels
+
+
+def test_posture_of_a_ramp():
+    channels = still(101)
+    channels[:, 0] = np.linspace(0, 1, 101)
+    found = posture(channels, rate_hz=20.0)
+    assert found.shape == (8 * 49 + 3 * 13,)
+    quantiles, mean, start, reach = found[: 5 * 49 : 49], found[5 * 49], found[6 * 49], found[7 * 49]
+    np.testing.assert_allclose(quantiles, [0.03, 0.25, 0.5, 0.75, 0.97], atol=1e-6)
+    np.testing.assert_allclose([mean, start, reach], [0.5, 0.045, 0.94], atol=1e-6)
+
+
+def test_sides_that_differ_and_go_together():
+    channels = nodding()
+    channels[:, CHANNELS.index("right_knee")] = 0.5 * channels[:, CHANNELS.index("left_knee")] + 3
+    sides = posture(channels, 20.0)[8 * 49 :].reshape(3, 13)
+    knee = 8
+    assert CHANNELS[23 + knee] == "left_knee"
+    np.testing.assert_allclose(sides[0, knee], 3, atol=0.05)
+    np.testing.assert_allclose(sides[1, knee], 1, atol=0.05)
+    np.testing.assert_allclose(sides[2, knee], 1, atol=1e-5)
+    np.testing.assert_allclose(posture(mirror(channels), 20.0)[8 * 49 :], sides.ravel(), atol=1e-9)
+
+
+def test_correlations_are_numpys_and_zero_for_what_stands_still():
+    values = np.random.default_rng(0).normal(size=(50, 49))
+    np.testing.assert_allclose(correlations(values), np.corrcoef(values.T), atol=1e-12)
+    values[:, 3] = 7
+    assert (correlations(values)[3] == 0).all()
+    assert coordination(values).shape == (49 * 48 // 2,)
+
+
+def test_extremes_are_the_postures_at_both_ends_of_the_movement():
+    movement = find_movement([nodding(), nodding(0.5)])
+    ends = extremes(nodding(), movement).reshape(-1, 2, 49)
+    knee, hip, elbow = (CHANNELS.index(name) for name in ("left_knee", "left_hip", "right_elbow"))
+    # Of a sine, the furthest 15 % have a mean of sin(0.15 pi) / (0.15 pi) = 0.963.
+    high, low = ends[:, 0], ends[:, 1]
+    along = np.argmax(np.abs(high[:, knee]))
+    assert abs(abs(high[along, knee]) - 0.963) < 0.01
+    np.testing.assert_allclose(low[along, [knee, hip]], -high[along, [knee, hip]], atol=0.02)
+    np.testing.assert_allclose(high[along, elbow], -high[along, knee], atol=1e-6)
+
+
+def test_channels_never_seen_stay_out_of_the_movement():
+    gappy = nodding()
+    gappy[:, 5] = np.nan
+    movement = find_movement([gappy, nodding()])
+    for part in (movement.centre, movement.spread, movement.components):
+        assert np.isfinite(part).all()
+    missing = np.isnan(extremes(gappy, movement).reshape(-1, 49))
+    assert missing[:, 5].all()
+    assert not np.delete(missing, 5, axis=1).any()
