@@ -24,6 +24,7 @@ from pipelines.call import Call
 from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
 from pipelines.flags import attach_settings, settings
+from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
 from pipelines.result import Result, to_json
@@ -45,7 +46,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
-for child in (data_app, store_app, train_app, config_app, pose_app, tracking_app):
+for child in (data_app, store_app, train_app, config_app, pose_app, tracking_app, models_app):
     app.command(child)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on

@@ -316,6 +316,8 @@ class TrackingConfig(Section):
     """Name of the MLflow experiment the run belongs to."""
     parent: Path | None = None
     """Folder of the run whose child this one is in MLflow (a sweep, a workflow, a cross-validation)."""
+    registered_model: str = ""
+    """Model whose next version an evaluated run becomes; empty = its kind: expert, angles, hp_mcore."""
 
 
 class Config(Section):

@@ -39,9 +39,20 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
         store: the feature store.
         config: the section `evaluate` is used.
 
+    A run that is tracked gets its bundle, which MLflow registers.
+
     Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`, for body angles
     `angles_expert.evaluate.evaluate_tables`.
     """
+    from pipelines.models import publish
+
+    result = _evaluate(run, store, config)
+    if not result["stored"] or not (run / "bundle").exists():
+        publish(run, store, config.tracking)
+    return result
+
+
+def _evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
     kind = bundle_kind(run)
     if kind == "hp_mcore":
         from pipelines.hp_mcore import evaluate as dives

@@ -29,6 +29,7 @@ from pipelines.errors import CorruptError
 from pipelines.redact import redact
 
 FOLDER = "tracking"
+SUMS = "SHA256SUMS"  # in a model folder: the sha256 of every file
 
 
 class Journal:
@@ -88,9 +89,10 @@ class Journal:
         """A file or folder; it is read when it is sent. `place`: folder among the artifacts."""
         self._write("artifact", path=os.path.relpath(path.absolute(), self.run_dir), place=place)
 
-    def model(self, path: Path, name: str, digest: str) -> None:
-        """A folder that MLflow loads as a model, registered as `name`; one version per digest."""
-        self._write("model", path=os.path.relpath(path.absolute(), self.run_dir), name=name, digest=digest)
+    def model(self, path: Path, name: str) -> None:
+        """A folder with SHA256SUMS that MLflow loads as a model; a version of `name` per content."""
+        place = os.path.relpath(path.absolute(), self.run_dir)
+        self._write("model", path=place, name=name, digest=digest_of(path))
 
     def set_status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
@@ -166,6 +168,11 @@ class Journal:
                 self.path, f"holds a line that is no event: {line[:60]!r}", "delete this line"
             ) from error
         return row
+
+
+def digest_of(folder: Path) -> str:
+    """Names the whole content of a model folder: the sha256 of its SHA256SUMS."""
+    return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
 
 
 def root_of(run_dir: Path) -> Path:

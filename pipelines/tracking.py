@@ -19,64 +19,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import __version__
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
-from pipelines.journal import Journal, root_of, tree
-from pipelines.recorder import Recorder
+from pipelines.journal import Journal, digest_of, root_of, tree
+from pipelines.recorder import Recorder, Tracker
 from pipelines.redact import redact
 from pipelines.sender import Refused, Sender, Unanswered
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from mlflow import MlflowClient
 
 RECORD_EVERY_S, SEND_EVERY_S = 2.0, 2.0
 REQUEST_TIMEOUT_S = 10
-_KEY, _DIGEST = "aqa.key", "aqa.digest"
+_KEY, DIGEST_TAG = "aqa.key", "aqa.digest"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _log = logging.getLogger(__name__)
-
-
-class Tracker:
-    """What a verb tells about its run while the run is open; every call only writes to the journal.
-
-    Args:
-        run_dir: the run folder; as `tracking.parent` it makes other runs children of this one.
-        journal: None = tracking is off, every call does nothing.
-    """
-
-    def __init__(self, run_dir: Path, journal: Journal | None):
-        self.run_dir, self.journal = run_dir, journal
-
-    def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Points; one of a name and step that was told before is left out."""
-        if self.journal:
-            self.journal.metrics(values, step)
-
-    def tags(self, values: dict[str, str]) -> None:
-        """Texts to find the run by."""
-        if self.journal:
-            self.journal.tags(values)
-
-    def dataset(self, name: str, digest: str, context: str, source: dict[str, Any]) -> None:
-        """Rows that the run reads, see `Journal.dataset`."""
-        if self.journal:
-            self.journal.dataset(name, digest, context, source)
-
-    def artifact(self, path: Path, place: str = "") -> None:
-        """A file or folder to keep with the run; `place` is a folder among the artifacts."""
-        if self.journal:
-            self.journal.artifact(path, place)
-
-    def model(self, path: Path, name: str, digest: str) -> None:
-        """A model folder to register, see `Journal.model`."""
-        if self.journal:
-            self.journal.model(path, name, digest)
-
-    def finish(self, metrics: dict[str, float], artifacts: list[Path]) -> None:
-        """Final numbers, and folders that keep their names."""
-        self.metrics(metrics)
-        for path in artifacts:
-            self.artifact(path, path.name)
 
 
 @contextlib.contextmanager
@@ -265,7 +224,7 @@ class MlflowServer:
         """Id of the run of this key, made if there is none; its parameters and tags are logged."""
         from mlflow.entities import Param, RunTag
 
-        with _answers():
+        with answers():
             tags = {**event["tags"], _KEY: event["key"]}
             if parent_id:
                 tags["mlflow.parentRunId"] = parent_id
@@ -284,7 +243,7 @@ class MlflowServer:
 
     def send(self, run_id: str, run_dir: Path, events: list[dict[str, Any]]) -> None:
         """Events of one kind; MLflow keeps one of points that are equal to the time stamp."""
-        with _answers():
+        with answers():
             getattr(self, f"_send_{events[0]['event']}")(run_id, run_dir, events)
 
     def _send_metrics(self, run_id: str, run_dir: Path, events: list[dict[str, Any]]) -> None:
@@ -326,9 +285,9 @@ class MlflowServer:
 
         event = events[0]
         path, name, digest = run_dir / event["path"], event["name"], event["digest"]
-        if not path.is_dir():
-            raise Refused(f"{path} is not there any more")
-        if self.client.search_model_versions(f"name = '{name}' and tags.`{_DIGEST}` = '{digest}'"):
+        if not path.is_dir() or digest_of(path) != digest:
+            raise Refused(f"{path} is not there any more, or was made anew")
+        if self.client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'"):
             return
         self.client.log_artifacts(run_id, str(path), path.name)
         try:
@@ -337,7 +296,7 @@ class MlflowServer:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"runs:/{run_id}/{path.name}"
-        self.client.create_model_version(name, source, run_id, tags={_DIGEST: digest})
+        self.client.create_model_version(name, source, run_id, tags={DIGEST_TAG: digest})
 
     def _send_status(self, run_id: str, run_dir: Path, events: list[dict[str, Any]]) -> None:
         status, time_ms = events[0]["status"], events[0]["time_ms"]
@@ -375,7 +334,7 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def _answers() -> Iterator[None]:
+def answers() -> Iterator[None]:
     """What goes wrong with a server becomes Refused where trying again cannot help, else Unanswered."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
@@ -399,6 +358,7 @@ def client(uri: str) -> MlflowClient:
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print a password in the URI
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     from mlflow import MlflowClient
@@ -418,3 +378,68 @@ def client(uri: str) -> MlflowClient:
         cause = str(redact(str(error))).partition("\n")[0]
         remedy = "give http://host:port or sqlite:///file.db in tracking.uri or MLFLOW_TRACKING_URI"
         raise ConfigError(f"tracking URI {redact(uri)}", cause, remedy) from None
+
+
+def save_pyfunc(
+    folder: Path, data: Path, takes: pa.Schema, gives: pa.Schema, example: dict[str, Any]
+) -> None:
+    """Writes a folder that MLflow loads and serves as a model: code and data, no pickle.
+
+    Args:
+        folder: new folder.
+        data: what served_model.py reads; copied to FOLDER/artifacts.
+        takes: columns of its input; what may be null may be left out.
+        gives: columns of its output.
+        example: a row of the input.
+    """
+    import pandas as pd
+    from mlflow.models.signature import ModelSignature
+    from mlflow.pyfunc import save_model
+
+    # Not the lock file of whatever project lies in the working directory, and no progress bar for copying.
+    os.environ |= {"MLFLOW_UV_AUTO_DETECT": "false", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it misses a version of pip to write down
+    save_model(
+        path=str(folder),
+        python_model=str(Path(__file__).with_name("served_model.py")),
+        artifacts={data.name: str(data)},
+        signature=ModelSignature(inputs=_mlflow_schema(takes), outputs=_mlflow_schema(gives)),
+        input_example=pd.DataFrame([example]),
+        pip_requirements=[f"aqa=={__version__}"],
+    )
+
+
+def load_pyfunc(folder: Path) -> Any:
+    """The model of a folder of `save_pyfunc`, with `predict` of a data frame; a pickle is refused."""
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    import mlflow.pyfunc
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns where aqa is not installed by pip
+    return mlflow.pyfunc.load_model(str(folder))
+
+
+def flavors_of(folder: Path) -> dict[str, Any]:
+    """What MLflow would load of a model folder, and how."""
+    from mlflow.models import Model
+
+    return Model.load(str(folder)).flavors
+
+
+def _mlflow_schema(schema: pa.Schema) -> Any:
+    import pyarrow as pa
+    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+
+    def kind(of: pa.DataType) -> Any:
+        if pa.types.is_list(of):
+            return Array(kind(of.value_type))
+        if pa.types.is_string(of):
+            return DataType.string
+        return DataType.long if pa.types.is_integer(of) else DataType.double
+
+    # Where an integer is missing in some rows, a data frame holds floating-point numbers.
+    kinds = [
+        DataType.double if field.nullable and pa.types.is_integer(field.type) else kind(field.type)
+        for field in schema
+    ]
+    named = zip(kinds, schema, strict=True)
+    return Schema([ColSpec(of, field.name, required=not field.nullable) for of, field in named])
