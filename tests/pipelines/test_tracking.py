@@ -39,14 +39,6 @@ def run_dir(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> bytes:
-    """MLflow takes seconds to make its tables; tests start from a copy."""
-    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    tracking.client(f"sqlite:///{file}")
-    return file.read_bytes()
-
-
 @pytest.fixture
 def database(run_dir, empty_database):
     (run_dir.parent / "mlflow.db").write_bytes(empty_database)
