@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.checkpoint import check_identity, load_bundle
 from pipelines.config import ExpertTrainConfig, PretrainConfig, TrackingConfig, TwoStageSection
 from pipelines.errors import ConfigError, DataError
+from pipelines.launch import Watch
 from pipelines.motion import Motion, load_motions, subject_of
 from pipelines.run_folder import Job, read_table, run, settings_identity
 from pipelines.splits import check_subjects, choose_validation, folds, without_test
@@ -73,29 +74,19 @@ def train_expert(
     provenance: dict[str, Any],
     tracking: TrackingConfig | None = None,
     features: pa.Table | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains the expert on scored motion, or on motion of known groups.
 
     Args:
         pretrained: run folder of `pretrain`; None = an encoder with random weights of config.encoder_units.
         features: rows of FEATURES, if the expert has an appearance stream.
+        watch: of a trial of a sweep, see launch.py.
 
     Other arguments, result and errors: see `pretrain`. Clips without a score (of task classes: without a
     group), and of other action types than config.action_types if any are given, are left out.
     """
-    _check_expert(config, pretrained, features)
-    if pretrained is not None:
-        _, description = load_bundle(pretrained, "nonexpert")
-        wanted = config.model_dump(mode="json")["sequence"]
-        check_identity(pretrained, description["sequence"], wanted)
-        known = set(description["subjects"])
-        for clip in clips.to_pylist():
-            if clip["split"] == "test" and subject_of(clip) in known:
-                raise DataError(
-                    f"subject {subject_of(clip)}",
-                    f"is a test subject, but {pretrained} was pretrained on it",
-                    "pretrain on the training split only",
-                )
+    check_expert(clips, config, pretrained, features)
     scored = config.model.task == "score"
     motions = [
         motion
@@ -111,11 +102,36 @@ def train_expert(
             f"no training clip has {', '.join(needed)} and an action type of {list(config.action_types)}",
             f"action types there are: {', '.join(kinds)}",
         )
-    return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features)
+    return _run(
+        "expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features, watch
+    )
 
 
-def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
-    """Refuses settings that contradict each other or what is given."""
+def check_expert(
+    clips: pa.Table, config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None
+) -> None:
+    """Refuses settings that contradict each other or what is given; arguments see `train_expert`.
+
+    Raises:
+        ConfigError: such settings.
+        DataError: a test subject of the clips was pretrained on.
+    """
+    _check_settings(config, pretrained, features)
+    if pretrained is not None:
+        _, description = load_bundle(pretrained, "nonexpert")
+        wanted = config.model_dump(mode="json")["sequence"]
+        check_identity(pretrained, description["sequence"], wanted)
+        known = set(description["subjects"])
+        for clip in clips.to_pylist():
+            if clip["split"] == "test" and subject_of(clip) in known:
+                raise DataError(
+                    f"subject {subject_of(clip)}",
+                    f"is a test subject, but {pretrained} was pretrained on it",
+                    "pretrain on the training split only",
+                )
+
+
+def _check_settings(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
     start = "random" if pretrained is None else "pretrained"
     if config.encoder_start not in ("any", start):
         raise ConfigError(
@@ -153,6 +169,7 @@ def _run(
     provenance: dict[str, Any],
     tracking: TrackingConfig | None,
     features: pa.Table | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     check_subjects(clips)
     left_out = _leaves_others_out(motions, config)
@@ -179,7 +196,7 @@ def _run(
             "tables": ["clips", "poses"] + ["features"] * (features is not None),
         },
     )
-    return run(job, run_dir, provenance, tracking)
+    return run(job, run_dir, provenance, tracking, watch)
 
 
 def _leaves_others_out(motions: list[Motion], config: TwoStageSection) -> bool:
@@ -192,7 +209,7 @@ def _leaves_others_out(motions: list[Motion], config: TwoStageSection) -> bool:
 
 
 def train_worker(
-    spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
+    spec: dict[str, Any], report: Callable[[dict[str, float]], bool | None], device: torch.device
 ) -> None:
     """What one worker does: reads the rows, builds the phase, trains."""
     from pipelines.expert_phase import ExpertPhase
