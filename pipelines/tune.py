@@ -5,6 +5,7 @@ Test rows never reach a trial: they are dropped before the rows of the sweep are
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipelines.store import snapshot_of
 from pipelines.sweep import best as outcome
 from pipelines.sweep import plots
 from pipelines.sweep.folder import Sweep, Trial
-from pipelines.sweep.plan import SECTIONS, exists, read_sweep, resumed, write_sweep
+from pipelines.sweep.plan import SECTIONS, exists, resumed, write_sweep
 from pipelines.sweep.run import run_trials, slots
 from pipelines.sweep.search import propose
 from pipelines.sweep.space import read_space
@@ -65,8 +66,8 @@ def sweep(
         progress: told a line per trial.
 
     Returns:
-        sweep (folder), complete, trials (a row each, the best first), best (number), best_run (its run folder),
-        best_toml, train (commands that train the best again), importances.
+        sweep (folder), complete, trials (a row each, the best first), errors; and if one finished: best
+        (number), best_run (its run folder), best_toml, train (commands that do it again), importances.
 
     Raises:
         ConfigError: a path or range of the space, or what is asked of the sweep, is wrong; nothing was tried.
@@ -181,9 +182,9 @@ def _begin(asked: Sweep, rows: dict[str, Any], concurrent: int) -> Sweep:
     write_table(data / "clips.arrow", rows["clips"])
     for name, table in rows["tables"].items():
         write_table(data / f"rows-{name}.arrow", table)
-    given = {name: getattr(asked, name) for name in ("folder", "target", "config", "space", "pretrained")}
-    write_sweep(Sweep(**given, lag=concurrent, provenance=rows["provenance"]))
-    return read_sweep(asked.folder)
+    begun = dataclasses.replace(asked, lag=concurrent, provenance=rows["provenance"])
+    write_sweep(begun)
+    return begun
 
 
 def _search(asked: Sweep, concurrent: int, progress: Callable[[str], None]) -> None:

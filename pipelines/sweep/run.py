@@ -37,9 +37,7 @@ def slots(sweep_section: Any) -> int:
     there = ray.cluster_resources()
     count = min(int(there.get(kind, 0.0) / amount) for kind, amount in needed.items())
     if count < 1:
-        told = ", ".join(
-            f"{amount:g} {kind} (there: {there.get(kind, 0):g})" for kind, amount in needed.items()
-        )
+        told = ", ".join(f"{amount:g} {kind} (of {there.get(kind, 0):g})" for kind, amount in needed.items())
         raise ClusterError(
             "one trial", f"needs {told}", "set num_workers lower, leave use_gpu out, or use a larger cluster"
         )
@@ -65,9 +63,7 @@ def run_trials(
     from ray import tune
 
     shutil.rmtree(sweep.folder / "ray", ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(
-        logging.ERROR
-    )  # it misses result files that it was told not to write
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files that it shall not write
     own, _ = resources(sweep.section)
     queue = _queue(sweep, concurrent, on_end)
     trainable = tune.with_resources(tune.with_parameters(run_trial, tracking=tracking), own)
@@ -113,9 +109,8 @@ def _queue(sweep: Sweep, concurrent: int, on_end: Callable[[Trial], None]) -> Se
             if not self.waiting:
                 return Searcher.FINISHED
             number = self.waiting[0]
-            too_early = (
-                sweep.tune.in_order and min(self.running.values(), default=number) <= number - sweep.lag
-            )
+            oldest = min(self.running.values(), default=number)
+            too_early = sweep.tune.in_order and oldest <= number - sweep.lag
             if len(self.running) >= concurrent or too_early:
                 return None
             sweep.start(number)

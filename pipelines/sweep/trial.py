@@ -30,8 +30,8 @@ class Halving:
     Attributes:
         folder: of the sweep.
         number: of the trial.
-        tells: whether this is the process of the trial, which tells Ray Tune its metrics; of Ray Train workers
-            Ray does it (launch.py).
+        tells: whether it is asked in the trial's own process, which tells Ray Tune its metrics; for workers
+            of Ray Train, Ray does it (launch.py).
     """
 
     folder: Path
