@@ -96,7 +96,7 @@ def _train_or_note(sweep: Sweep, trial: Trial, tracking: TrackingConfig) -> None
             return
 
 
-def _train(sweep: Sweep, trial: Trial, tracking: TrackingConfig) -> None:
+def _train(sweep: Sweep, trial: Trial, tracking: TrackingConfig | None) -> None:
     config, folder = sweep.config_of(trial), sweep.trial_folder(trial.number)
     watch = Halving(sweep.folder, trial.number, tells=sweep.section.num_workers == 0)
     clips = read_table(sweep.folder, "clips")
