@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -366,7 +367,7 @@ def answers() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        text = str(redact(str(error))).partition("\n")[0][:300]
+        text = re.sub(" with (timeout )?exception .*", "", str(redact(str(error))).partition("\n")[0])[:300]
         hopeless = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
         raise (Refused if error.error_code in hopeless else Unanswered)(text) from None
     except (RequestException, SQLAlchemyError, OSError) as error:
