@@ -22,7 +22,9 @@ def begun(tmp_path) -> Callable[..., Sweep]:
     """Makes a sweep folder of 9 epochs per trial; its trials are written by `trained`."""
 
     def begin(lag: int = 2, **tune) -> Sweep:
-        config = Config(expert=ExpertTrainConfig(epochs=9), tune=TuneConfig.model_validate({"trials": 6} | tune))
+        config = Config(
+            expert=ExpertTrainConfig(epochs=9), tune=TuneConfig.model_validate({"trials": 6} | tune)
+        )
         sweep = Sweep(tmp_path / "s", "two-stage", config, SPACE, lag, None, {"store": "/store"})
         sweep.folder.mkdir()
         write_sweep(sweep)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from aqa_models.two_stage.config import SequenceConfig
+from pipelines import fit
 from pipelines.config import ExpertTrainConfig, HpMcoreTrainConfig, TrackingConfig
 from pipelines.errors import WriterError
 from pipelines.journal import Journal
@@ -67,3 +69,21 @@ def test_the_process_of_a_killed_sweep_is_waited_for(begun, monkeypatch):
         run_trial({"sweep": str(sweep.folder), "number": 0}, TrackingConfig())
     assert len(calls) >= 1
     assert sweep.trial(0).status == "unfinished"
+
+
+def test_a_stopped_training_is_a_finished_run_of_fewer_epochs(waving_tables, tmp_path):
+    """Its model is the best so far, and no checkpoint lies behind the question, so a kill asks it again."""
+    asked = []
+
+    def watch(row: dict[str, float]) -> bool:
+        asked.append(row["epoch"])
+        return row["epoch"] == 1
+
+    config = ExpertTrainConfig(
+        epochs=5, encoder_units=4, checkpoint_every=1, sequence=SequenceConfig(skeleton="c15")
+    )
+    summary = fit.train_expert(*waving_tables, config, tmp_path / "run", None, {}, watch=watch)
+    assert (summary["epochs"], asked) == (2, [0, 1])
+    assert summary["best_epoch"] in (0, 1)
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["epoch-000001"]
