@@ -20,6 +20,7 @@ from pipelines.checkpoint import bundle_kind, load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.plots import score_scatter
 from pipelines.store import snapshot_of
 from pipelines.tracking import log_evaluation
 
@@ -38,9 +39,20 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
         store: the feature store.
         config: the section `evaluate` is used.
 
+    A run that is tracked gets its bundle, which MLflow registers.
+
     Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`, for body angles
     `angles_expert.evaluate.evaluate_tables`.
     """
+    from pipelines.models import publish
+
+    result = _evaluate(run, store, config)
+    if not result["stored"] or not (run / "bundle").exists():
+        publish(run, store, config.tracking)
+    return result
+
+
+def _evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
     kind = bundle_kind(run)
     if kind == "hp_mcore":
         from pipelines.hp_mcore import evaluate as dives
@@ -180,7 +192,10 @@ def answer_once(
     numbers = {name: result[name]["value"] for name in _TRACKED if name in result}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
     told = {f"test_{name}": value for name, value in numbers.items() if value is not None}
-    log_evaluation(run_dir, told, files)
+    if picture := score_scatter(rows, run_dir / "plots" / "scores.png"):
+        files.append(picture)
+    about = {"digest": question, "clips": len(rows)}
+    log_evaluation(run_dir, told, files, step=stored.get("evaluations", 0), dataset=about)
     return {**result, "stored": False}
 
 

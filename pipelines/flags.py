@@ -28,7 +28,7 @@ def attach_settings(tokens: Sequence[str]) -> None:
     Only those verbs, because reading the schema costs more than all the rest of `aqa --help`.
     """
     for verb, section in _SECTION_OF.items():
-        if verb.__name__.replace("_", "-") not in tokens or hasattr(verb, "__signature__"):
+        if verb.__name__.rstrip("_").replace("_", "-") not in tokens or hasattr(verb, "__signature__"):
             continue
         from pipelines.settings import describe, flag_of, kind_name
 

@@ -15,8 +15,8 @@ def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Gene
     return xyz.astype(np.float32)
 
 
-@pytest.fixture
-def waving_tables() -> tuple[pa.Table, pa.Table]:
+@pytest.fixture(scope="session")
+def waving() -> tuple[pa.Table, pa.Table]:
     """CLIPS and POSES of 14 people, two clips each: 8 train, 2 val, 4 test. A wider wave scores higher."""
     generator = np.random.default_rng(7)
     clips, poses = [], []
@@ -57,3 +57,9 @@ def waving_tables() -> tuple[pa.Table, pa.Table]:
                 )
             )
     return pa.Table.from_pylist(clips, schema=CLIPS), pa.Table.from_pylist(poses, schema=POSES)
+
+
+@pytest.fixture
+def waving_tables(waving) -> tuple[pa.Table, pa.Table]:
+    """Arrow tables never change, so all tests may share them."""
+    return waving
