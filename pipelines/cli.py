@@ -24,6 +24,7 @@ from pipelines.call import Call
 from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
 from pipelines.flags import attach_settings, settings
+from pipelines.jobs_commands import jobs_app
 from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
@@ -46,7 +47,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
-for child in (data_app, store_app, train_app, config_app, pose_app, tracking_app, models_app):
+for child in (data_app, store_app, train_app, config_app, pose_app, tracking_app, models_app, jobs_app):
     app.command(child)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
@@ -217,7 +218,8 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become one text on stderr."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    as_json, verbose = "--json" in tokens, "--verbose" in tokens or "-v" in tokens
+    own = tokens[: tokens.index("--")] if "--" in tokens else tokens  # the rest is the command of a job
+    as_json, verbose = "--json" in own, "--verbose" in own or "-v" in own
     try:
         attach_settings(tokens)
         result = app.meta(tokens, exit_on_error=False, print_error=False)

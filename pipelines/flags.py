@@ -22,6 +22,11 @@ def settings(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return mark
 
 
+def section_of(verb: Callable[..., Any]) -> str:
+    """The section whose settings are flags of this verb; empty if it has none."""
+    return _SECTION_OF.get(verb, "")
+
+
 def attach_settings(tokens: Sequence[str]) -> None:
     """Give the verbs named on this command line one flag per setting of their section.
 
