@@ -307,6 +307,21 @@ class PoseTrainConfig(Section):
     """Steps between checkpoints."""
 
 
+class RunConfig(Section):
+    """`aqa run`: the verbs as one workflow."""
+
+    models: Literal["both", "two_stage", "hp_mcore"] = "both"
+    """What to train: two_stage on clips without transitions_s, hp_mcore on clips with them, or both."""
+    dive_sampling: Annotated[str, Field(pattern=r"^(fps:\d+(\.\d+)?|uniform:\d+)$")] = "uniform:96"
+    """Frames taken of clips for hp_mcore: uniform:96, or fps:10; all others are sampled as [extract] says."""
+    i3d_weights: Path | None = None
+    """Weights file of the i3d features that hp_mcore reads."""
+    static_weights: Path | None = None
+    """Weights file of the static features that hp_mcore reads."""
+    random_weights: bool = False
+    """Let these networks run without a weights file."""
+
+
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -330,6 +345,7 @@ class Config(Section):
     hp_mcore: HpMcoreTrainConfig = HpMcoreTrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()
+    run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()
 
 
