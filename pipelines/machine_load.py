@@ -36,7 +36,8 @@ def machine_load(folder: Path) -> dict[str, float]:
 def _gpus() -> dict[str, float]:
     """Of the GPUs of this process; torch must not be loaded or a GPU taken only to measure."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    cuda = getattr(torch, "cuda", None)  # missing while another thread imports torch
+    if torch is None or not hasattr(cuda, "is_initialized") or not cuda.is_initialized():
         return {}
     load = {}
     for device in range(torch.cuda.device_count()):

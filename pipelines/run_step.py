@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cards.of_step import card
-from pipelines.errors import AqaError, ClusterError, WriterError
+from pipelines.errors import ClusterError, WriterError
 from pipelines.exits import as_aqa_error
 from pipelines.journal import Journal
 from pipelines.redact import redact

@@ -21,22 +21,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from metaflow import FlowSpec, Parameter, card, current, retry, step
+from metaflow.cards import MetaflowCard
+from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
+from metaflow.plugins import CARDS
 
-# Metaflow reads these when it is imported. It starts each step as a script: PYTHONSAFEPATH keeps the modules
-# beside this file from hiding others of the same name, and PYTHONPATH finds this package without them.
-if os.environ.get("USER", "root") == "root":
-    os.environ.setdefault("METAFLOW_USER", "aqa")  # it refuses to work for root
-os.environ["PYTHONSAFEPATH"] = "1"
-if str(ROOT) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-from metaflow import FlowSpec, Parameter, card, current, retry, step  # noqa: E402
-from metaflow.cards import MetaflowCard  # noqa: E402
-from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY  # noqa: E402
-from metaflow.plugins import CARDS  # noqa: E402
-
-from pipelines.exits import as_aqa_error  # noqa: E402
+from pipelines.exits import as_aqa_error
 
 RETRIES = 2
 RETRY_WAIT_S = 10.0
@@ -210,6 +200,7 @@ def _prepare() -> None:
 
 def run_flow(arguments: list[str]) -> int:
     """Run a command of Metaflow in this process; its exit code."""
+    _prepare_steps()
     sys.argv = [str(Path(__file__).resolve()), *arguments]
     try:
         AqaWorkflow()
@@ -218,5 +209,18 @@ def run_flow(arguments: list[str]) -> int:
     return 0
 
 
+def _prepare_steps() -> None:
+    """Metaflow starts steps as scripts, but modules beside this file must not hide others of their name."""
+    root, paths = (
+        str(Path(__file__).resolve().parent.parent),
+        os.environ.get("PYTHONPATH", "").split(os.pathsep),
+    )
+    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in paths if path not in ("", root))])
+    if os.environ.get("USER", "root") == "root":
+        os.environ.setdefault("METAFLOW_USER", "aqa")  # it refuses to work for root
+
+
 if __name__ == "__main__":
+    _prepare_steps()
     AqaWorkflow()
