@@ -156,6 +156,8 @@ def do_step(name: str, folder: Path) -> tuple[dict[str, Any], Path]:
 
     flow = open_workflow(folder)
     page = flow.step_dir(name) / "card.html"
+    if flow.done(name):  # and killed before Metaflow took note of it
+        return flow.result(name), page
     if name in flow.steps:
         if flow.address:
             _do_as_job(name, flow)
@@ -186,6 +188,7 @@ def _run(flow: Workflow, told: dict[str, str]) -> int:
     os.environ |= {  # of the user's own Metaflow nothing is used, and nothing is written to the home folder
         "METAFLOW_HOME": str(home / "home"),
         "METAFLOW_DATASTORE_SYSROOT_LOCAL": str(flow.folder),
+        "METAFLOW_CARD_LOCALROOT": str(home / "mf.cards"),
         "METAFLOW_DEFAULT_DATASTORE": "local",
         "METAFLOW_DEFAULT_METADATA": "local",
     }
@@ -210,7 +213,7 @@ def _unfinished(flow: Workflow) -> bool:
     if not (flow.folder / RECORD).is_file():
         return False
     earlier = open_workflow(flow.folder)
-    return earlier.question() == flow.question() and not earlier.finished
+    return earlier.question() == flow.question() and not earlier.done("end")
 
 
 def _result(code: int, folder: Path) -> Result:

@@ -218,7 +218,7 @@ def _prepare_steps() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in paths if path not in ("", root))])
     if os.environ.get("USER", "root") == "root":
-        os.environ.setdefault("METAFLOW_USER", "aqa")  # it refuses to work for root
+        os.environ.setdefault("USERNAME", "aqa")  # it refuses to work for root
 
 
 if __name__ == "__main__":

@@ -149,12 +149,10 @@ class Workflow:
         path = self.folder / "steps" / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
-    @property
-    def finished(self) -> bool:
-        """Whether this run has come to its end."""
-        return any(
-            (line["run"], line["step"], line["event"]) == (self.run, "end", "end") for line in self.history()
-        )
+    def done(self, step: str) -> bool:
+        """Whether this run has finished a step; `end` stands for the whole."""
+        told = (self.run, step, "end")
+        return any((line["run"], line["step"], line["event"]) == told for line in self.history())
 
 
 def open_workflow(folder: Path) -> Workflow:

@@ -37,10 +37,17 @@ def test_examples_come_from_videos_that_are_still_there(tmp_path: Path) -> None:
     _film(video)
     times = [0.0, 0.2, 0.4]
     pose = {"skeleton": "mpii16", "unit": "px", "num_frames": 3, "num_joints": JOINTS, "num_coordinates": 2}
-    pose |= {"time_s": times, "keypoints": np.full(3 * JOINTS * 2, 30.0, np.float32), "attempts": 1, "person": 0}
+    pose |= {
+        "time_s": times,
+        "keypoints": np.full(3 * JOINTS * 2, 30.0, np.float32),
+        "attempts": 1,
+        "person": 0,
+    }
     store = open_store(tmp_path / "store", create=True)
     uris = {"good": str(video), "gone": str(tmp_path / "gone.mp4"), "bad": str(video)}
-    store.put_clips(pa.Table.from_pylist([empty_row(CLIPS, clip_id=i, uri=u) for i, u in uris.items()], CLIPS))
+    store.put_clips(
+        pa.Table.from_pylist([empty_row(CLIPS, clip_id=i, uri=u) for i, u in uris.items()], CLIPS)
+    )
     rows = [empty_row(POSES, clip_id=name, status="ok", **pose) for name in ("good", "gone")]
     rows.append(empty_row(POSES, clip_id="bad", status="rejected", person=0, attempts=1))
     table = store.create_poses({"kind": "poses"})
