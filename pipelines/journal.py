@@ -68,7 +68,9 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         if parent is not None:
             _adopt(parent.absolute(), self.run_dir)
-        if not self.exists:
+        with _alone(self.folder):  # two steps of a workflow may open their parent at once
+            if self.exists:
+                return
             self._write("run", key=_key(self.run_dir, parent), name=name, experiment=experiment, **told)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
@@ -127,7 +129,8 @@ class Journal:
 
     def note_server(self, uri: str) -> None:
         """Records which server a root and all below it are meant for, even if that does not answer yet."""
-        write_durably(self.folder / "server", uri.encode())
+        with _alone(self.folder):
+            write_durably(self.folder / "server", uri.encode())
 
     def server(self) -> str:
         """As recorded, without a password; empty if nothing is."""
@@ -211,6 +214,16 @@ def sender_lock(root: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _adopt(parent: Path, child: Path) -> None:

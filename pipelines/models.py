@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.bundle import DATA, make_bundle, verify_bundle
 from pipelines.checkpoint import bundle_kind
@@ -20,10 +20,6 @@ from pipelines.journal import SUMS, Journal, digest_of
 from pipelines.redact import redact
 from pipelines.sender import Refused, Unanswered
 from pipelines.tracking import DIGEST_TAG, MlflowServer, answers, send_now
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
 _SHOWN = ("test_spearman", "test_mae", "test_micro_f1")
@@ -60,7 +56,7 @@ def list_models(uri: str) -> list[dict[str, Any]]:
     rows = []
     with _registry(uri) as client:
         for model in client.search_registered_models():
-            alias = {version: name for name, version in model.aliases.items()}
+            alias = {str(version): name for name, version in model.aliases.items()}
             found = client.search_model_versions(f"name = '{model.name}'")
             for version in sorted(found, key=lambda version: int(version.version)):
                 run = client.get_run(version.run_id)
@@ -183,7 +179,7 @@ def _metrics(bundle: Path) -> dict[str, Any]:
     return json.loads((bundle / DATA / "metrics.json").read_text())
 
 
-def _fetch(uri: str, model: str, folder: Path) -> tuple[ModelVersion, Path]:
+def _fetch(uri: str, model: str, folder: Path) -> tuple[Any, Path]:
     """A version by NAME, NAME/VERSION or NAME@ALIAS, and its bundle, copied from the server."""
     folder.mkdir(parents=True, exist_ok=True)
     with _registry(uri) as client:
@@ -200,13 +196,13 @@ def _fetch(uri: str, model: str, folder: Path) -> tuple[ModelVersion, Path]:
     return version, bundle
 
 
-def _named(version: ModelVersion) -> str:
+def _named(version: Any) -> str:
     return f"model {version.name}/{version.version}"
 
 
 @contextlib.contextmanager
-def _registry(uri: str) -> Iterator[MlflowClient]:
-    """A client whose errors are ours."""
+def _registry(uri: str) -> Iterator[Any]:
+    """An MlflowClient whose errors are ours."""
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise ConfigError(database, "does not exist", "train a model, or name the server with --tracking.uri")

@@ -13,6 +13,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -36,6 +37,33 @@ REQUEST_TIMEOUT_S = 10
 _KEY, DIGEST_TAG = "aqa.key", "aqa.digest"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _log = logging.getLogger(__name__)
+
+
+def begin(
+    config: TrackingConfig,
+    run_dir: Path,
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
+    phase: str,
+) -> Journal:
+    """Opens a run in its journal and returns at once; for a parent whose children run in other processes.
+
+    Arguments as `track`. The children open it in MLflow before themselves. `end` closes it.
+    """
+    journal = Journal(run_dir)
+    tags = {"phase": phase, **git_tags(), **{f"data.{key}": str(value) for key, value in provenance.items()}}
+    params = {key: str(value) for key, value in flatten(settings).items()}
+    journal.open(run_dir.name, config.experiment, config.parent, {"tags": tags, "params": params})
+    if config.parent is None:
+        journal.note_server(redact(tracking_uri(config, run_dir)))
+    journal.set_status("RUNNING")
+    return journal
+
+
+def end(run_dir: Path, status: str) -> bool:
+    """Closes a run of `begin` as FINISHED, FAILED or KILLED, and sends the rest, see `send_now`."""
+    Journal(run_dir).set_status(status)
+    return send_now(run_dir)
 
 
 @contextlib.contextmanager
@@ -63,17 +91,9 @@ def track(
     if config is None:
         yield Tracker(run_dir, None)
         return
-    journal = Journal(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    tags = {"phase": phase, **git_tags(), **{f"data.{key}": str(value) for key, value in provenance.items()}}
-    params = {key: str(value) for key, value in flatten(settings).items()}
-    journal.open(run_dir.name, config.experiment, config.parent, {"tags": tags, "params": params})
+    journal = begin(config, run_dir, settings, provenance, phase)
     root = root_of(run_dir)
-    uri = tracking_uri(config, root)
-    if root == journal.run_dir:
-        journal.note_server(redact(uri))
-    sender = Sender(root, uri, MlflowServer)
-    journal.set_status("RUNNING")
+    sender = Sender(root, _known_uri(root, config.uri), MlflowServer)
     recorder = Recorder(journal)
     stop = threading.Event()
     threads = [
@@ -153,10 +173,14 @@ def settle(folder: Path, uri: str = "") -> list[dict[str, Any]]:
     return rows
 
 
-def _known_uri(root: Path) -> str:
-    """The server a run was sent to last; its password, which is not recorded, comes from the environment."""
-    known, given = Journal(root).server(), os.environ.get("MLFLOW_TRACKING_URI", "")
-    return given if known and redact(given) == known else known or tracking_uri(TrackingConfig(), root)
+def _known_uri(root: Path, configured: str = "") -> str:
+    """The server a root was opened for; its password, which is not recorded, is in the settings."""
+    known = Journal(root).server()
+    names = ("AQA_TRACKING__URI", "MLFLOW_TRACKING_URI")
+    for given in (configured, *(os.environ.get(name, "") for name in names)):
+        if given and redact(given) == known:
+            return given
+    return known or tracking_uri(TrackingConfig(), root)
 
 
 def tracking_uri(config: TrackingConfig, run_dir: Path) -> str:
@@ -343,7 +367,7 @@ def answers() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        text = str(redact(str(error))).partition("\n")[0][:300]
+        text = re.sub(" with (timeout )?exception .*", "", str(redact(str(error))).partition("\n")[0])[:300]
         hopeless = ("INVALID_PARAMETER_VALUE", "INVALID_STATE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST")
         raise (Refused if error.error_code in hopeless else Unanswered)(text) from None
     except (RequestException, SQLAlchemyError, OSError) as error:

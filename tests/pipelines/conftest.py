@@ -63,3 +63,13 @@ def waving() -> tuple[pa.Table, pa.Table]:
 def waving_tables(waving) -> tuple[pa.Table, pa.Table]:
     """Arrow tables never change, so all tests may share them."""
     return waving
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> bytes:
+    """MLflow takes seconds to make its tables; tests start from a copy."""
+    from pipelines.tracking import client
+
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    client(f"sqlite:///{file}")
+    return file.read_bytes()

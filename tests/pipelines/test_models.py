@@ -21,10 +21,10 @@ from pipelines.models import promote, verify
 from pipelines.store import open_store
 
 EXPERT = ExpertTrainConfig(
-    epochs=40,
+    epochs=12,
     sequence=SequenceConfig(skeleton="c15"),
     model=ExpertConfig(lstm_units=8, finetune_encoder=True),
-    optimizer=OptimizerConfig(learning_rate=1e-2),
+    optimizer=OptimizerConfig(learning_rate=3e-2),
     encoder_units=12,
     encoder_layers=1,
 )
@@ -32,7 +32,7 @@ CONFIG = Config(expert=EXPERT, evaluate=EvaluateConfig(bootstrap=100))
 
 
 @pytest.fixture(scope="module")
-def place(waving, tmp_path_factory):
+def place(waving, empty_database, tmp_path_factory):
     """A folder with a store, and runs `good` and `poor`, both evaluated."""
     folder = tmp_path_factory.mktemp("models")
     store = open_store(folder / "store", create=True)
@@ -40,9 +40,11 @@ def place(waving, tmp_path_factory):
     table = store.create_poses({"made by": "test"})
     with table.writer() as writer:
         writer.commit([table.write_file(waving[1])])
+    (folder / "runs").mkdir()
+    (folder / "runs" / "mlflow.db").write_bytes(empty_database)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for name, epochs in (("good", 40), ("poor", 1)):
+        for name, epochs in (("good", 12), ("poor", 1)):
             settings = EXPERT.model_copy(update={"epochs": epochs})
             config = CONFIG.model_copy(update={"expert": settings})
             train.expert(folder / "store", name, None, config, runs=folder / "runs")
@@ -71,8 +73,8 @@ def test_the_evaluated_model_is_whole_and_scores_as_recorded(place, uri):
     bundle = place / "runs" / "good" / "bundle"
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     data = {name.removeprefix(f"{DATA}/") for name in names if name.startswith(str(DATA))}
-    assert data == {"model.safetensors", "config.json", "preprocessing.json", "metrics.json", "card.md",
-                    "examples/clips.parquet", "examples/poses.parquet", "examples/predictions.json"}  # fmt: skip
+    texts = {"config.json", "preprocessing.json", "metrics.json", "card.md", "examples/predictions.json"}
+    assert data == texts | {"model.safetensors", "examples/clips.parquet", "examples/poses.parquet"}
     assert {"MLmodel", "served_model.py", "input_example.json"} <= names
     listed = [line.split("  ") for line in (bundle / SUMS).read_text().splitlines()]
     assert {name for _, name in listed} == names - {SUMS}
@@ -96,9 +98,6 @@ def test_mlflow_itself_loads_the_champion_and_takes_a_request(place, uri, monkey
         mlflow.set_tracking_uri(None)
         client.delete_registered_model_alias("expert", "tried")
     assert model.metadata.signature.inputs.input_names()[:2] == ["clip_id", "action_type"]
-    example = json.loads((place / "runs/good/bundle/serving_input_example.json").read_text())
-    from mlflow.pyfunc.scoring_server import parse_json_data, _split_data_and_params  # noqa: I001
-
     answer = model.predict(model.input_example)
     recorded = json.loads((place / "runs/good/bundle" / DATA / "examples/predictions.json").read_text())[0]
     assert answer["clip_id"][0] == recorded["clip_id"]
@@ -115,7 +114,7 @@ def test_the_gate_lets_a_good_model_pass_and_nobody_worse(place, uri):
         promote("expert", 1, uri, ("spearman >= 1",))
     with pytest.raises(ConfigError, match="requirement 'mae=3': is not understood. Write spearman>=0.5"):
         promote("expert", 1, uri, ("mae=3",))
-    with pytest.raises(ConfigError, match="requirement rmsle: the model has no such metric. It has mae, rmse"):
+    with pytest.raises(ConfigError, match="rmsle: the model has no such metric. It has mae, rmse"):
         promote("expert", 1, uri, ("rmsle<=3",))
     with pytest.raises(DataError, match="no better than not looking|that of the champion model expert/1 is"):
         promote("expert", 2, uri)
@@ -130,7 +129,7 @@ def test_a_model_tested_on_other_clips_is_not_compared_unless_told(place, uri, m
     new, old = {"test_sha256": "a", "mae": {"value": 1.0}}, {"test_sha256": "b", "mae": {"value": 2.0}}
     with pytest.raises(DataError, match="tested on other clips than the champion"):
         models._no_worse(new, old, "model expert/2", "model expert/1")
-    with pytest.raises(DataError, match="mae is 2, that of the champion model expert/1 is 1. Keep the champion"):
+    with pytest.raises(DataError, match="mae is 2, that of the champion model expert/1 is 1. Keep"):
         models._no_worse({**old, "test_sha256": "a"}, new, "model expert/2", "model expert/1")
     assert promote("expert", 2, uri, replace=True)["alias"] == "champion"
     assert verify("expert@champion", uri)["model"] == "model expert/2"

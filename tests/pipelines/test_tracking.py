@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from pipelines import tracking
+from pipelines import cli, tracking
 from pipelines.config import TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.journal import Journal
@@ -37,14 +37,6 @@ def run_dir(tmp_path, monkeypatch):
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
     return folder
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> bytes:
-    """MLflow takes seconds to make its tables; tests start from a copy."""
-    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    tracking.client(f"sqlite:///{file}")
-    return file.read_bytes()
 
 
 @pytest.fixture
@@ -109,6 +101,20 @@ def test_children_are_one_run_each_under_their_parent_however_often_they_are_ope
     parents = query(database, "select run_uuid, value from tags where key = 'mlflow.parentRunId'")
     assert sorted(parents) == sorted((run[0], runs[2][0]) for run in runs[:2])
     assert query(database, LOSSES) == [(0, 1.0), (0, 1.0), (1, 1.0), (1, 1.0)]
+
+
+def test_a_parent_of_steps_in_other_processes_is_opened_once_and_closed_at_the_end(run_dir, database):
+    config = TrackingConfig(experiment="waves")
+    for step in ("import", "expert"):
+        tracking.begin(config, run_dir, {"seed": 1}, {}, "workflow")  # every step may do so
+        below = config.model_copy(update={"parent": run_dir})
+        with tracking.track(below, run_dir / step, {}, {}, step) as tracker:
+            tracker.metrics({"loss": 1.0})
+    assert query(database, "select status from runs where name = 'first'") == [("RUNNING",)]
+    assert tracking.end(run_dir, "FINISHED")
+    found = query(database, "select name, status from runs order by name")
+    assert found == [("expert", "FINISHED"), ("first", "FINISHED"), ("import", "FINISHED")]
+    assert query(database, "select value from params where key = 'seed'") == [("1",)]
 
 
 def test_metrics_are_sent_while_training(run_dir, database, monkeypatch):
@@ -254,6 +260,20 @@ def test_an_address_mlflow_does_not_know_is_refused_at_the_start(run_dir):
         tracking.track(TrackingConfig(uri="gopher://u:secret@x"), run_dir, {}, {}, "expert"),
     ):
         pass
+
+
+def test_the_command_sends_what_is_missing_and_says_what_it_could_not(run_dir, database, bad_server, capsys):
+    journal = Journal(run_dir)
+    journal.open("first", "waves", None, {"tags": {}, "params": {}})
+    code = cli.main(["tracking", "send", str(run_dir), "--uri", bad_server, "--json"])
+    assert (code, json.loads(capsys.readouterr().out)[0]["complete"]) == (5, False)
+    code = cli.main(["tracking", "send", str(run_dir.parent), "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert (code, rows) == (
+        0,
+        [{"run": str(run_dir), "server": f"sqlite:///{database}", "complete": True}],
+    )
+    assert query(database, "select name from runs") == [("first",)]
 
 
 def test_a_folder_without_runs_is_refused(tmp_path):
