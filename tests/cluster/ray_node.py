@@ -48,10 +48,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen]:
-    """`ray start --block` with these options until the block ends; `prefix` e.g. ip netns exec NAME."""
+def node(*options: str) -> Iterator[subprocess.Popen]:
+    """`ray start --block` with these options until the block ends."""
     started = subprocess.Popen(
-        [*prefix, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
+        [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
         env={**environment(), "PYTHONPATH": ""},  # nodes have no sources but those of a job
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -63,12 +63,11 @@ def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Pop
         kill(started)
 
 
-def kill(started: subprocess.Popen, *, at_once: bool = False) -> None:
-    """End a node and all its processes: politely, or like a power cut."""
-    if not at_once:
-        started.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(20)
+def kill(started: subprocess.Popen) -> None:
+    """End a node and all its processes."""
+    started.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.wait(5)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     started.wait()
