@@ -136,19 +136,20 @@ def motions_to_judge(
         DataError: there are none, or a test subject took part in training.
     """
     wanted, classes = description["targets"], description.get("classes", {})
+    known = description["actions"] if classes else wanted
     motions = [
         motion
         for motion in load_motions(clips, poses, features)
         if motion.split == "test"
         and (motion.group in classes if classes else motion.score is not None)
-        and (classes or motion.action_type in wanted)
+        and motion.action_type in known
     ]
     if not motions:
-        needed = f"a score, and an action type of {sorted(wanted)}"
-        needed = f"a group of {list(classes)}" if classes else needed
+        needed = f"a group of {list(classes)}" if classes else "a score"
+        needed = "video features, " * (features is not None) + needed
         raise DataError(
             "clips table",
-            f"no row has split test, a pose, {needed}",
+            f"no row has split test, a pose, {needed}, and an action type of {sorted(known)}",
             "fill the column split of the clips table (docs/data.md), or name the store of the training",
         )
     leaked = sorted({motion.subject for motion in motions} & set(description["subjects"]))
@@ -258,10 +259,11 @@ def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[st
 
 
 def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
-    """(N, K) float64: standardised score, or logarithm of each class's probability.
+    """(N, K) float64: standardised score, or logarithm of each class's probability (mean of the views').
 
     Raises:
-        DataError: a motion has another number of coordinates, or other video features, than in training.
+        DataError: a motion has another number of coordinates or other video features than in training, or
+            an action type that training did not have.
     """
     import torch
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # What lies behind keys and paths is part of the identity by its hash.
 _NEUTRAL = (
     *("num_workers", "decode_workers", "use_gpu", "checkpoint_every"),
-    *("poses", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
+    *("poses", "features", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
 )
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from pipelines.exits import as_aqa_error
 from pipelines.journal import Journal
 from pipelines.redact import redact
 from pipelines.steps import ACTIONS, tracking_of
-from pipelines.tracking import flatten, git_tags, send_now, track, tracking_uri
+from pipelines.tracking import begin, end, track
 from pipelines.workflow_folder import NEEDS, Workflow, open_workflow
 
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
@@ -25,26 +25,23 @@ _log = logging.getLogger(__name__)
 
 def open_parent(flow: Workflow) -> None:
     """Opens the workflow's run in MLflow, whose children the steps are; nothing is sent yet."""
-    journal = Journal(flow.folder)
     question = flow.question()
-    told = {name: question[name] for name in ("manifest", "rendered", "store", "first", "last")}
-    params = {name: str(value) for name, value in flatten({**told, **question["config"]}).items()}
-    tags = {"phase": "workflow", **git_tags()}
-    tracking = flow.config.tracking
-    journal.open(flow.folder.name, tracking.experiment, tracking.parent, {"tags": tags, "params": params})
-    if tracking.parent is None:
-        journal.note_server(redact(tracking_uri(tracking, flow.folder)))
-    journal.set_status("RUNNING")
+    told = {name: question[name] for name in ("manifest", "rendered", "first", "last")}
+    begin(
+        flow.config.tracking,
+        flow.folder,
+        {**told, **question["config"]},
+        {"store": str(flow.store)},
+        "workflow",
+    )
 
 
 def close_parent(flow: Workflow) -> None:
     """The workflow is finished; its page becomes an artifact, and MLflow gets what it lacks."""
-    journal = Journal(flow.folder)
     page = flow.folder / "report.html"
     if page.is_file():
-        journal.artifact(page)
-    journal.set_status("FINISHED")
-    send_now(flow.folder, tracking_uri(flow.config.tracking, flow.folder))
+        Journal(flow.folder).artifact(page)
+    end(flow.folder, "FINISHED")
 
 
 def run_step(step: str, folder: Path) -> dict[str, Any]:
@@ -98,10 +95,7 @@ def _tracked(flow: Workflow, step: str) -> Iterator[None]:
         with track(tracking, tracked, {}, {"store": str(flow.store)}, step):
             yield
     else:
-        journal = Journal(tracked)
-        tags = {"phase": step, "data.store": str(flow.store)}
-        journal.open(step, tracking.experiment, tracking.parent, {"tags": tags, "params": {}})
-        journal.set_status("RUNNING")
+        journal = begin(tracking, tracked, {}, {"store": str(flow.store)}, step)
         yield
         journal.set_status("FINISHED")
 
@@ -127,11 +121,10 @@ def _keep_error(flow: Workflow, step: str, error: Exception) -> None:
         told["remedy"] = known.remedy
     flow.save_error(step, redact(told))
     flow.note(step, "fail")
-    for folder in (flow.tracked_dir(step), flow.folder):
-        journal = Journal(folder)
-        if journal.exists:
-            journal.set_status("FAILED")
-    send_now(flow.folder, tracking_uri(flow.config.tracking, flow.folder))
+    child = Journal(flow.tracked_dir(step))
+    if child.exists:  # not where a training was refused before it began
+        child.set_status("FAILED")
+    end(flow.folder, "FAILED")
 
 
 def failure(folder: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.schema import CLIPS, POSES, empty_row
+from pipelines.schema import CLIPS, FEATURES, POSES, empty_row
 
 
 def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Generator) -> np.ndarray:
@@ -73,3 +73,27 @@ def empty_database(tmp_path_factory) -> bytes:
     file = tmp_path_factory.mktemp("mlflow") / "empty.db"
     client(f"sqlite:///{file}")
     return file.read_bytes()
+
+
+@pytest.fixture
+def waving_features(waving_tables) -> pa.Table:
+    """FEATURES of the same clips: 4 to 9 segments of 6 channels, the first of which tells the score."""
+    generator = np.random.default_rng(11)
+    rows = []
+    for clip in waving_tables[0].to_pylist():
+        numbers = generator.normal(size=(int(generator.integers(4, 10)), 6)) * 0.3
+        numbers[:, 0] += clip["score"] / 20
+        rows.append(
+            empty_row(
+                FEATURES,
+                clip_id=clip["clip_id"],
+                person=0,
+                status="ok",
+                attempts=1,
+                num_segments=len(numbers),
+                num_channels=6,
+                segment_start=np.arange(len(numbers)) * 16,
+                features=numbers.astype(np.float32).ravel(),
+            )
+        )
+    return pa.Table.from_pylist(rows, schema=FEATURES)

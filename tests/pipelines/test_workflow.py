@@ -266,7 +266,10 @@ def test_only_what_may_pass_is_retried(error: Exception, expected: bool) -> None
     assert run_step.may_pass(error) is expected
 
 
-def test_a_failed_step_leaves_its_error_and_a_good_one_removes_it(waving_folder: Path) -> None:
+def test_a_failed_step_leaves_its_error_and_a_good_one_removes_it(
+    waving_folder: Path, empty_database: bytes
+) -> None:
+    (waving_folder.parent / "mlflow.db").write_bytes(empty_database)
     flow = described(waving_folder, last="plan")
     flow.save()
     run_step.open_parent(flow)
@@ -286,15 +289,17 @@ def test_a_failed_step_leaves_its_error_and_a_good_one_removes_it(waving_folder:
         run_commands._result(1, waving_folder)
 
 
-def test_a_bug_is_kept_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = described(tmp_path, last="import")
+def test_a_bug_is_kept_as_one(tmp_path: Path, empty_database: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "flow"
+    flow = described(folder, last="import")
     flow.save()
+    (tmp_path / "mlflow.db").write_bytes(empty_database)
     run_step.open_parent(flow)
     monkeypatch.setitem(steps.ACTIONS, "import", lambda flow, say: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run_step.run_step("import", tmp_path)
+        run_step.run_step("import", folder)
     with pytest.raises(errors.AqaError) as caught:
-        run_commands._result(1, tmp_path)
+        run_commands._result(1, folder)
     assert (type(caught.value), caught.value.exit_code) == (errors.AqaError, 1)
     assert "ZeroDivisionError: division by zero" in caught.value.cause
 
