@@ -114,7 +114,7 @@ def _write_card(flow: Workflow, step: str, result: dict[str, Any]) -> None:
 def _keep_error(flow: Workflow, step: str, error: Exception) -> None:
     known = as_aqa_error(error)
     if known is None:
-        told = {"kind": "Bug", "where": f"step {step}", "cause": f"bug: {type(error).__name__}: {error}"}
+        told = {"kind": "Bug", "where": f"step {step}", "cause": _bug(error)}
         told["remedy"] = "see the traceback above, and report it"
     else:
         told = {"kind": type(known).__name__, "where": known.where, "cause": known.cause}
@@ -125,6 +125,10 @@ def _keep_error(flow: Workflow, step: str, error: Exception) -> None:
     if child.exists:  # not where a training was refused before it began
         child.set_status("FAILED")
     end(flow.folder, "FAILED")
+
+
+def _bug(error: Exception) -> str:
+    return f"bug: {type(error).__name__}: {str(error).rstrip('.')}"
 
 
 def failure(folder: Path) -> dict[str, Any] | None:
