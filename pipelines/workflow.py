@@ -13,6 +13,7 @@ workflow as well (workflow_folder.py); artifacts of Metaflow are the small resul
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -199,13 +200,28 @@ def _prepare() -> None:
 
 
 def run_flow(arguments: list[str]) -> int:
-    """Run a command of Metaflow in this process; its exit code."""
+    """Run a command of Metaflow in this process; its exit code.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, which Metaflow itself reports as a failure; the steps are ended.
+    """
     _prepare_steps()
     sys.argv = [str(Path(__file__).resolve()), *arguments]
+    interrupts = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGINT, interrupt)
     try:
         AqaWorkflow()
     except SystemExit as end:
+        if interrupts:
+            raise KeyboardInterrupt from None
         return end.code if isinstance(end.code, int) else int(bool(end.code))
+    finally:
+        signal.signal(signal.SIGINT, usual)
     return 0
 
 
