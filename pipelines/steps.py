@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,12 +99,12 @@ def extract(flow: Workflow, say: Say) -> dict[str, Any]:
 
     wanted = extractions(flow.config, open_store(flow.store))
     rows = []
-    if wanted:
-        with connect():  # one Ray for all of them
-            for each in wanted:
-                found = verb.extract(each.clips, flow.store, each.config, progress=say)
-                say(f"{each.reader}: {found['ok']} clips ok, {found['rejected']} rejected")
-                rows.append({"for": each.reader, **{name: found[name] for name in _TOLD if name in found}})
+    to_do = any(row["to_do"] for row in flow.result("plan")["extractions"])
+    with connect() if to_do else contextlib.nullcontext():  # one Ray for all of them
+        for each in wanted:
+            found = verb.extract(each.clips, flow.store, each.config, progress=say)
+            say(f"{each.reader}: {found['ok']} clips ok, {found['rejected']} rejected")
+            rows.append({"for": each.reader, **{name: found[name] for name in _TOLD if name in found}})
     return {"extractions": rows}
 
 

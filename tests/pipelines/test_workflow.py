@@ -215,7 +215,8 @@ def test_a_model_without_clips_to_learn_from_is_refused_by_the_plan(waving_folde
 
 def test_imported_poses_are_found_without_an_extraction(waving_folder: Path) -> None:
     flow = described(waving_folder, config=str(waving_folder.parent / "small.toml"))
-    assert steps.plan(flow, print) == {"extractions": []}
+    flow.save_result("plan", steps.plan(flow, print))
+    assert flow.result("plan") == {"extractions": []}
     flow.save_result("extract", steps.extract(flow, print))
     read = steps._reading(flow, "expert", {"poses": "two_stage"})
     assert [read.expert.poses] == open_store(flow.store).pose_keys()
@@ -454,7 +455,7 @@ def test_metaflow_users_find_their_commands(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_argo_gets_the_same_graph(tmp_path: Path) -> None:
-    """Metaflow writes the template; it asks for the Kubernetes package, and for a store to put the code in."""
+    """Metaflow writes the template; it needs the Kubernetes package, and a store to put the code in."""
     pytest.importorskip("kubernetes", reason="the export needs `pip install kubernetes`")
     with ThreadingHTTPServer(("127.0.0.1", 0), _ObjectStore) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
