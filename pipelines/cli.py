@@ -49,16 +49,8 @@ app = App(
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (
-    data_app,
-    store_app,
-    train_app,
-    config_app,
-    pose_app,
-    tracking_app,
-    models_app,
-    jobs_app,
-    run_step_app,
-):
+    data_app, store_app, train_app, config_app, pose_app, tracking_app, models_app, jobs_app, run_step_app,
+):  # fmt: skip
     app.command(child)
 app.command(run)
 

@@ -67,16 +67,6 @@ def waving_tables(waving) -> tuple[pa.Table, pa.Table]:
     return waving
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> bytes:
-    """MLflow takes seconds to make its tables; tests start from a copy."""
-    from pipelines.tracking import client
-
-    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    client(f"sqlite:///{file}")
-    return file.read_bytes()
-
-
 @pytest.fixture
 def waving_features(waving_tables) -> pa.Table:
     """FEATURES of the same clips: 4 to 9 segments of 6 channels, the first of which tells the score."""
@@ -99,6 +89,16 @@ def waving_features(waving_tables) -> pa.Table:
             )
         )
     return pa.Table.from_pylist(rows, schema=FEATURES)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> bytes:
+    """MLflow takes seconds to make its tables; tests start from a copy."""
+    from pipelines.tracking import client
+
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    client(f"sqlite:///{file}")
+    return file.read_bytes()
 
 
 _SMALL = """
