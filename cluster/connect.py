@@ -133,14 +133,24 @@ def _start(num_cpus: int | None, *, verbose: bool) -> None:
     store = min(OBJECT_STORE_BYTES, int(0.3 * _memory_bytes()))
     with contextlib.suppress(OSError):  # no /dev/shm on macOS
         store = min(store, int(0.8 * shutil.disk_usage("/dev/shm").free))  # noqa: S108 - Ray's own place
-    ray.init(
-        address="local",  # None would join a Ray that somebody else left running here
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=max(store, 100 * 1024**2),
-        log_to_driver=verbose,
-        logging_level=logging.WARNING,
-    )
+    try:
+        ray.init(
+            address="local",  # None would join a Ray that somebody else left running here
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=max(store, 100 * 1024**2),
+            log_to_driver=verbose,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:
+        if (
+            type(error) is not Exception
+        ):  # Ray raises just that when a process of its own did not start in time
+            raise
+        cause = f"a local Ray did not start: {' '.join(str(error).split()).rstrip('.')}"
+        raise ClusterUnavailable(
+            "this machine", cause, "Run it again when the machine has less to do"
+        ) from error
 
 
 def _join(address: str, *, verbose: bool) -> None:

@@ -29,6 +29,7 @@ from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
 from pipelines.result import Result, to_json
+from pipelines.run_commands import run, run_step_app
 from pipelines.store_commands import store_app
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
@@ -50,8 +51,10 @@ app = App(
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (
     data_app, store_app, train_app, tune_app, config_app, pose_app, tracking_app, models_app, jobs_app,
+    run_step_app,
 ):  # fmt: skip
     app.command(child)
+app.command(run)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 

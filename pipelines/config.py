@@ -332,6 +332,21 @@ class TuneConfig(Section):
     """Of the proposals; the seed of the training is its own setting."""
 
 
+class RunConfig(Section):
+    """`aqa run`: the verbs as one workflow."""
+
+    models: Literal["both", "two_stage", "hp_mcore"] = "both"
+    """What to train: two_stage on clips without transitions_s, hp_mcore on clips with them, or both."""
+    dive_sampling: Annotated[str, Field(pattern=r"^(fps:\d+(\.\d+)?|uniform:\d+)$")] = "uniform:96"
+    """Frames taken of clips for hp_mcore: uniform:96, or fps:10; all others are sampled as [extract] says."""
+    i3d_weights: Path | None = None
+    """Weights file of the i3d features that hp_mcore reads."""
+    static_weights: Path | None = None
+    """Weights file of the static features that hp_mcore reads."""
+    random_weights: bool = False
+    """Let these networks run without a weights file."""
+
+
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -356,6 +371,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()
     tune: TuneConfig = TuneConfig()
+    run: RunConfig = RunConfig()
     tracking: TrackingConfig = TrackingConfig()
 
 

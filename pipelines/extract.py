@@ -39,7 +39,7 @@ Progress = Callable[[str], None]
 
 
 def extract(
-    source: Path | None,
+    source: Path | pa.Table | None,
     store_path: Path,
     config: ExtractConfig,
     *,
@@ -50,7 +50,7 @@ def extract(
     """Extract poses or appearance features of clips and keep them in the store.
 
     Args:
-        source: manifest (CSV or Parquet) whose clips are added to the store first; None = the clips there.
+        source: manifest (CSV or Parquet), or rows of CLIPS, added to the store first; None = the clips there.
         store_path: folder of the store; made if it does not exist and `source` is given.
         config: what to extract, sampling, network, sizes.
         dry_run: measure about 20 clips, say what the rest would take, write nothing.
@@ -65,7 +65,7 @@ def extract(
     """
     from pipelines.datasets.manifest import read_manifest
 
-    given = None if source is None else read_manifest(source)
+    given = read_manifest(source) if isinstance(source, Path) else source
     detection = find_people_work(config)
     key = spec_key(detection.spec) if detection else ""
     work = find_work_of(config, people_key=key)
@@ -73,7 +73,7 @@ def extract(
     store = Store(store_path) if dry_run and fresh and given is not None else open_store(
         store_path, create=given is not None and not dry_run
     )  # fmt: skip
-    clips = _clips_to_decode(store) if given is None else given
+    clips = clips_to_decode(store) if given is None else given
     if dry_run:
         if detection is None:
             return _dry_run(clips, work, store, config, retry_rejected)
@@ -122,7 +122,7 @@ def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
     return why(store_path, clip_id, wanted | {work.family: work.spec})
 
 
-def _clips_to_decode(store: Store) -> pa.Table:
+def clips_to_decode(store: Store) -> pa.Table:
     """All clips of the store but those whose keypoints were imported."""
     clips = store.clips.read()
     for key in store.pose_keys():

@@ -36,7 +36,8 @@ def machine_load(folder: Path) -> dict[str, float]:
 def _gpus() -> dict[str, float]:
     """Of the GPUs of this process; torch must not be loaded or a GPU taken only to measure."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    ready = getattr(getattr(torch, "cuda", None), "is_initialized", None)  # not while torch is being imported
+    if torch is None or ready is None or not ready():
         return {}
     load = {}
     for device in range(torch.cuda.device_count()):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -97,3 +99,43 @@ def empty_database(tmp_path_factory) -> bytes:
     file = tmp_path_factory.mktemp("mlflow") / "empty.db"
     client(f"sqlite:///{file}")
     return file.read_bytes()
+
+
+_SMALL = """
+[pretrain]
+epochs = 2
+batch_size = 8
+[pretrain.sequence]
+skeleton = "c15"
+[pretrain.model]
+encoder_units = 8
+decoder_units = 8
+pace_units = 8
+discriminator_units = 4
+[expert]
+epochs = 2
+batch_size = 8
+[expert.sequence]
+skeleton = "c15"
+[expert.model]
+lstm_units = 8
+[evaluate]
+bootstrap = 100
+[run]
+models = "two_stage"
+"""
+
+
+@pytest.fixture
+def waving_folder(tmp_path: Path, waving) -> Path:
+    """A workflow's folder whose store holds imported poses, and small settings."""
+    from pipelines.store import open_store
+
+    clips, poses = waving
+    store = open_store(tmp_path / "flow" / "store", create=True)
+    store.put_clips(clips)
+    table = store.create_poses({"stage": "import"})
+    with table.writer() as writer:
+        writer.commit([table.write_file(poses)])
+    (tmp_path / "small.toml").write_text(_SMALL)
+    return tmp_path / "flow"

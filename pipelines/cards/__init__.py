@@ -1,0 +1,1 @@
+"""Pages that show what a step of a workflow did, each one file that needs nothing else."""

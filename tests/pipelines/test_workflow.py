@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import steps
+from pipelines.workflow_folder import NEEDS, before
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_flow_has_the_steps_and_their_order() -> None:
+    """The graph as written in the flow: self.next(...) of each step."""
+    tree = ast.parse((ROOT / "pipelines" / "workflow.py").read_text())
+    flow = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "AqaWorkflow")
+    edges = set()
+    for method in flow.body:
+        for call in ast.walk(method):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "self.next":
+                edges |= {(method.name, ast.unparse(arg).removeprefix("self.")) for arg in call.args}
+    names = {step: step.replace("-", "_") for step in NEEDS} | {"import": "import_clips"}
+    expected = {(names[need], names[step]) for step, needs in NEEDS.items() for need in needs}
+    assert edges == expected | {("start", "import_clips"), ("report", "end")}
+    done = re.findall(r'self\._do\("([\w-]+)"\)', ast.unparse(flow).replace("'", '"'))
+    assert done == list(NEEDS) == list(steps.ACTIONS)
+
+
+def _start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipelines", "--json", "run", "--folder", str(folder)]
+    command += ["--config", str(folder.parent / "small.toml"), *more]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder.parent / "home")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A file, because nobody reads while the test waits.
+    log = (folder.parent / "log.txt").open("a")
+    pipes |= {"stderr": log}
+    return subprocess.Popen(command, cwd=folder.parent, env=environment, start_new_session=True, **pipes)
+
+
+def _history(folder: Path, event: str) -> list[str]:
+    path = folder / "steps" / "history.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [row["step"] for row in map(json.loads, lines) if row["event"] == event]
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "runs" / "expert" / "metrics.json").read_text())
+    return {name: found[name] for name in ("n", "spearman", "mae", "rmse", "median_floor", "evaluations")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_in_each_step_no_finished_step_is_repeated(waving_folder: Path) -> None:
+    """SIGKILL of the whole process group in every step in turn; the same command each time."""
+    for step in sorted(NEEDS, key=lambda step: len(before(step))):  # hp-mcore runs beside pretrain
+        process = _start(waving_folder)
+        while step not in _history(waving_folder, "begin") and process.poll() is None:
+            time.sleep(0.01)
+        assert process.poll() is None, (waving_folder.parent / "log.txt").read_text()[-3000:]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = _start(waving_folder)
+    out, _ = process.communicate()
+    assert process.returncode == 0, (waving_folder.parent / "log.txt").read_text()[-3000:]
+    ended = _history(waving_folder, "end")
+    assert sorted(ended) == sorted([*NEEDS, "end"])
+    assert len(_history(waving_folder, "begin")) > len(NEEDS)
+    assert json.loads(out)["metrics"]["expert"]["n"] == 8
+    assert not (waving_folder.parent / "home").exists()
+    _same_as_undisturbed(waving_folder)
+
+
+def _same_as_undisturbed(folder: Path) -> None:
+    import shutil
+
+    other = folder.parent / "other"
+    shutil.copytree(folder / "store", other / "store")
+    process = _start(other)
+    process.communicate()
+    assert process.returncode == 0
+    assert _metrics(other) == _metrics(folder)
+    _check_tracking(other)
+    again = _start(other)
+    again.communicate()
+    assert again.returncode == 0
+    assert _metrics(other)["evaluations"] == 1
+
+
+def _check_tracking(folder: Path) -> None:
+    """One parent, one child per step that ran; MLflow has what the journals say."""
+    from pipelines.tracking import client
+
+    server = client(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = server.get_experiment_by_name("aqa")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in server.search_runs([experiment.experiment_id])}
+    parent = runs["other"]
+    children = [
+        r.info.run_name
+        for r in server.search_runs([experiment.experiment_id])
+        if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    assert sorted(children) == sorted(set(NEEDS) - {"hp-mcore"})
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_bad_input_is_not_retried_and_keeps_its_exit_code(waving_folder: Path) -> None:
+    process = _start(waving_folder, "--models", "hp_mcore")
+    out, _ = process.communicate()
+    log = (waving_folder.parent / "log.txt").read_text()
+    assert process.returncode == 3, log[-3000:]
+    assert json.loads(out)["error"]["type"] == "DataError"
+    assert _history(waving_folder, "begin") == ["import", "plan"]
+    assert "This failed task will not be retried." in log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_metaflow_users_find_their_commands(tmp_path: Path) -> None:
+    def flow(*words: str) -> str:
+        command = [sys.executable, "-m", "pipelines.workflow", *words]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home")}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "=> pretrain, hp_mcore" in flow("show")
+    assert "--until" in flow("run", "--help")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_argo_gets_the_same_graph(tmp_path: Path) -> None:
+    """Metaflow writes the template; it needs the Kubernetes package, and a store to put the code in."""
+    pytest.importorskip("kubernetes", reason="the export needs `pip install kubernetes`")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ObjectStore) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "METAFLOW_HOME": str(tmp_path / "home"),
+            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
+            "METAFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+            "AWS_ACCESS_KEY_ID": "none",
+            "AWS_SECRET_ACCESS_KEY": "none",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        command = [sys.executable, "-m", "pipelines.workflow", "--quiet", "--no-pylint", "--datastore", "s3"]
+        command += ["argo-workflows", "create", "--only-json"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    _check_template(json.loads(done.stdout))
+
+
+def _check_template(found: dict[str, Any]) -> None:
+    """The parts that Argo requires of a WorkflowTemplate, and our graph in them."""
+    assert (found["apiVersion"], found["kind"]) == ("argoproj.io/v1alpha1", "WorkflowTemplate")
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", found["metadata"]["name"])
+    templates = {template["name"]: template for template in found["spec"]["templates"]}
+    tasks = {task["name"]: task for task in templates[found["spec"]["entrypoint"]]["dag"]["tasks"]}
+    names = {step: step for step in NEEDS} | {"import": "import-clips"}
+    for step, needs in NEEDS.items():
+        wanted = {f"{names[need]}.Succeeded" for need in needs} or {"start.Succeeded"}
+        assert set(tasks[names[step]]["depends"].split(" && ")) == wanted
+        template = templates[tasks[names[step]]["template"]]
+        assert template["container"]["image"]
+        assert template["retryStrategy"]["limit"] == 2
+    told = {parameter["name"] for parameter in found["spec"]["arguments"]["parameters"]}
+    assert {"folder", "manifest", "config", "from", "until"} <= told
+
+
+class _ObjectStore(BaseHTTPRequestHandler):
+    """As much of S3 as taking a file and forgetting it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self, code: int) -> None:
+        self.send_response(code)
+        self.send_header("ETag", '"none"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_PUT(self) -> None:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                self.rfile.read(size + 2)
+            self.rfile.readline()
+        else:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._answer(200)
+
+    def do_GET(self) -> None:
+        self._answer(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        """Says nothing."""
