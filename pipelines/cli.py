@@ -26,6 +26,7 @@ from pipelines.exits import as_aqa_error
 from pipelines.flags import attach_settings, settings
 from pipelines.pose_labels.commands import pose_app
 from pipelines.result import Result, to_json
+from pipelines.score_commands import score
 from pipelines.store_commands import store_app
 from pipelines.train_commands import train_app
 
@@ -45,6 +46,7 @@ app = App(
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (data_app, store_app, train_app, config_app, pose_app):
     app.command(child)
+app.command(score)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 

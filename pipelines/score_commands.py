@@ -1,0 +1,93 @@
+"""`aqa score` on the command line."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pipelines.call import Call
+from pipelines.flags import settings
+from pipelines.result import Result
+
+logger = logging.getLogger(__name__)
+
+_Call = Annotated[Call, Parameter(parse=False)]
+
+
+@settings("extract")
+def score(
+    *video: Annotated[Path, Parameter(negative=(), required=True)],
+    model: Path,
+    action_type: str = "",
+    difficulty: float | None = None,
+    exemplar: str = "auto",
+    start_s: float | None = None,
+    end_s: float | None = None,
+    max_seconds: float = 120.0,
+    store: Path | None = None,
+    i3d_weights: Path | None = None,
+    static_weights: Path | None = None,
+    c3d_weights: Path | None = None,
+    overlay: Path | None = None,
+    report: Path | None = None,
+    call: _Call,
+    **given: Any,
+) -> Any:
+    """Score videos with a trained model: points, interval, what each part adds, and doubts.
+
+    Example: aqa score squat.mp4 --model runs/expert --action-type Es5 --report squat.html
+
+    Parameters
+    ----------
+    video
+        Video files.
+    model
+        Run of `aqa train expert` or `aqa train hp-mcore`.
+    action_type
+        What was performed: an exercise or a dive number; needed if the model knows several.
+    difficulty
+        Degree of difficulty of a dive; else that of the training dives of the same number.
+    exemplar
+        auto, or the clip_id of the one training dive to compare with.
+    start_s
+        First second of the performance; else the start of the file.
+    end_s
+        Its end in seconds; else the end of the file.
+    max_seconds
+        Longest performance that is scored.
+    store
+        Where the store of the training is now, if it was moved.
+    i3d_weights
+        Weights file of the network of i3d features, if the model reads such.
+    static_weights
+        The same of static features.
+    c3d_weights
+        The same of c3d_fc6 features.
+    overlay
+        Write a video with skeleton, confidence and parts to this .mp4 file.
+    report
+        Write one self-contained page to this .html file.
+    """
+    config = call.config(given)
+    from pipelines import score as verb
+    from pipelines.scoring.scorer import Request
+
+    result = verb.score(
+        list(video),
+        model,
+        config.extract,
+        Request(action_type, difficulty, exemplar, start_s, end_s),
+        store=store,
+        weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
+        max_seconds=max_seconds,
+        overlay=overlay,
+        report=report,
+        command=shlex.join(["aqa", *sys.argv[1:]]),
+        progress=logger.info,
+    )
+    return Result(result, exit_code=3 if result["refused"] else 0, text="\n".join(verb.lines(result)))
