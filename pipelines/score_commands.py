@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pipelines.call import Call
+from pipelines.errors import ConfigError
 from pipelines.flags import settings
 from pipelines.result import Result
 
@@ -28,6 +29,7 @@ def score(
     exemplar: str = "auto",
     start_s: float | None = None,
     end_s: float | None = None,
+    box: str = "",
     max_seconds: float = 120.0,
     store: Path | None = None,
     i3d_weights: Path | None = None,
@@ -58,6 +60,8 @@ def score(
         First second of the performance; else the start of the file.
     end_s
         Its end in seconds; else the end of the file.
+    box
+        Where the athlete is: x1,y1,x2,y2 in pixels of the upright picture.
     max_seconds
         Longest performance that is scored.
     store
@@ -81,7 +85,7 @@ def score(
         list(video),
         model,
         config.extract,
-        Request(action_type, difficulty, exemplar, start_s, end_s),
+        Request(action_type, difficulty, exemplar, start_s, end_s, _box(box)),
         store=store,
         weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
         max_seconds=max_seconds,
@@ -91,3 +95,15 @@ def score(
         progress=logger.info,
     )
     return Result(result, exit_code=3 if result["refused"] else 0, text="\n".join(verb.lines(result)))
+
+
+def _box(text: str) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        x1, y1, x2, y2 = 0.0, 0.0, 0.0, 0.0
+    if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
+        raise ConfigError("--box", f"{text!r} is no box", "give x1,y1,x2,y2 in pixels, x1 < x2 and y1 < y2")
+    return x1, y1, x2, y2

@@ -1,10 +1,11 @@
 """How far a video's poses are from those a model learned from: a measured distance, not a guess.
 
 Two descriptions of a clip, both free of where and how large the athlete is in the picture: *view*, the mean
-posture as the camera sees it, and *movement*, how far and how fast each joint goes, and for how long. Each
-number is divided by its spread over the training clips; the distance of two clips is the root mean square
-of the differences, and that of a video the distance to the nearest clip. It is held against the distances
-of the training people from each other: each one's clips to the nearest clip of somebody else.
+posture as the camera sees it, and *movement*, how far and how fast each joint goes, and for how long. Lengths
+are in trunk lengths, nothing is scaled by the training clips, so that few of them suffice. The distance of two
+clips is the root mean square of the differences, and that of a video the distance to the nearest clip. It is
+held against the distances of the training people from each other: each one's clips to the nearest clip of
+somebody else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from aqa_models.skeletons import map_keypoints, skeleton
 MOST_CLIPS = 400
 """Clips of the training that a video is compared with, at most."""
 FEWEST_CLIPS = 8
+MARGIN = 2.0
+"""A new person may well be somewhat farther from n people than those from each other: by chance one in n + 1."""
 _BODY = "c15"
 BLOCKS = ("view", "movement")
 
@@ -65,8 +68,8 @@ class Distance:
 
     @property
     def far(self) -> bool:
-        """Whether the video is farther away than any training person."""
-        return self.value > self.limit
+        """Whether the video is much farther away than any training person."""
+        return self.value > MARGIN * self.limit
 
 
 def describe(keypoints: np.ndarray, time_s: np.ndarray, source: str) -> dict[str, np.ndarray]:
@@ -120,11 +123,9 @@ def distances(blocks: dict[str, np.ndarray], known: list[Known], action_type: st
     found = []
     for block in BLOCKS:
         table = np.stack([clip.blocks[block] for clip in clips])
-        spread = table.std(axis=0)
-        spread = np.maximum(spread, 0.1 * spread.max() or 1.0)
-        apart = np.sqrt((((table[:, None] - table[None]) / spread) ** 2).mean(axis=-1))
+        apart = np.sqrt(((table[:, None] - table[None]) ** 2).mean(axis=-1))
         apart[subjects[:, None] == subjects[None]] = np.inf
-        mine = np.sqrt((((table - blocks[block]) / spread) ** 2).mean(axis=-1))
+        mine = np.sqrt(((table - blocks[block]) ** 2).mean(axis=-1))
         nearest = clips[int(mine.argmin())]
         limit = float(apart.min(axis=1).max())
         found.append(Distance(block, float(mine.min()), limit, nearest.clip_id, nearest.action_type))
@@ -136,6 +137,5 @@ def nearest_action(blocks: dict[str, np.ndarray], known: list[Known]) -> str:
     if not known:
         return ""
     table = np.stack([clip.blocks["movement"] for clip in known])
-    spread = np.maximum(table.std(axis=0), 1e-6)
-    mine = (((table - blocks["movement"]) / spread) ** 2).mean(axis=-1)
+    mine = ((table - blocks["movement"]) ** 2).mean(axis=-1)
     return known[int(mine.argmin())].action_type

@@ -63,7 +63,7 @@ def interval_of(run: Path, action_type: str) -> Interval:
             people = len({row["subject_id"] or row_number for row_number, row in enumerate(chosen)})
             told = f"errors of {len(chosen)} {whose}; on other people it may be wider"
             return Interval(reach, len(chosen), people, told)
-    fewest = math.ceil(LEVEL / (1 - LEVEL))
+    fewest = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)
     return Interval(None, len(rows), 0, f"{len(rows)} test clips are too few, {fewest} are needed")
 
 

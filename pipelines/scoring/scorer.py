@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoint import bundle_kind, load_bundle
 from pipelines.config import ExtractConfig
 from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
-from pipelines.scoring import dive, two_stage
+from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
 from pipelines.scoring.extraction import Extractor, Recording
 from pipelines.scoring.interval import Interval, interval_of
@@ -21,9 +21,12 @@ from pipelines.scoring.settings import appearance_settings, differences, pose_se
 from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Verdict
 
+if TYPE_CHECKING:
+    from pipelines.scoring.dive import Bank
+
 NOBODY = 0.3
 """Mean confidence of the joints below which nobody is there, for a pose network of which no more is known."""
-FAR_OFF = 2.0
+FAR_OFF = 3.0
 """A posture this many times farther than any training person's, of joints less sure than in any training
 clip, is no athlete."""
 
@@ -37,6 +40,7 @@ class Request:
         difficulty: of a dive; None = that of the training dives of the same number.
         exemplar: auto, or the name of one training dive.
         start_s, end_s: the part that is the performance; None = from the start, to the end.
+        box: where the athlete is, x1, y1, x2, y2 in px of the upright frame; None = anywhere.
     """
 
     action_type: str = ""
@@ -44,6 +48,7 @@ class Request:
     exemplar: str = "auto"
     start_s: float | None = None
     end_s: float | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,11 @@ class Scorer:
         self.tensors, self.description = load_bundle(model, self.kind)
         _check_reads_video(model, self.description)
         self.training = Training(self.description, store)
-        self.bank = dive.Bank(self.description, self.training) if self.kind == "hp_mcore" else None
+        self.bank: Bank | None = None
+        if self.kind == "hp_mcore":
+            from pipelines.scoring.dive import Bank  # it costs seconds, and experts need none of it
+
+            self.bank = Bank(self.description, self.training)
         detection, works = None, {}
         for family in self._families():
             if family == "poses":
@@ -122,6 +131,8 @@ class Scorer:
         away = distances(blocks, self.known, clip["action_type"] or "")
         self._refuse_nobody(video, pose, away)
         if self.bank is not None:
+            from pipelines.scoring import dive
+
             verdict = dive.score(recording, self.tensors, self.description, self.bank, request.exemplar)
         else:
             verdict = two_stage.score(recording, self.tensors, self.description)
@@ -143,8 +154,10 @@ class Scorer:
         return self._known
 
     def _families(self) -> list[str]:
-        if self.kind == "hp_mcore":
-            return dive.families_of(self.description)
+        if self.bank is not None:
+            from pipelines.scoring.dive import families_of
+
+            return families_of(self.description)
         kind = self.description["feature_kind"]
         return ["poses", f"features/{kind}"] if kind else ["poses"]
 
@@ -158,6 +171,9 @@ class Scorer:
             "action_type": request.action_type or None,
             "difficulty": request.difficulty,
         }
+        if request.box is not None:
+            sides = ("box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
+            clip |= dict(zip(sides, request.box, strict=True))
         if self.bank is not None:
             return self.bank.complete(clip, request.exemplar)
         return clip | {"action_type": two_stage.action_of(self.description, request.action_type)}
@@ -171,10 +187,10 @@ class Scorer:
             return
         cause = f"nobody is recognised in it: mean confidence of the joints {mean:.2f}"
         if posture is not None:
-            cause += f" (training clips at least {lowest:.2f}), distance of the posture {posture.value:.1f}"
-            cause += f" (training people at most {posture.limit:.1f})"
-        remedy = "film one whole athlete in good light; if there is one, name a detector with "
-        remedy += "--detector-config and --detector-weights, or use a pose network that knows such people"
+            cause += f" (training clips at least {lowest:.2f}), distance of the posture {posture.value:.2f}"
+            cause += f" (training people at most {posture.limit:.2f})"
+        remedy = "film one whole athlete in good light; if there is one, say where with --box, name a detector "
+        remedy += "with --detector-config, or use a pose network that knows such people"
         raise Refused("no_person", video, cause, remedy)
 
     def _unsure(self, pose: dict[str, Any]) -> list[Warning]:
