@@ -189,7 +189,9 @@ class Scorer:
         if posture is not None:
             cause += f" (training clips at least {lowest:.2f}), distance of the posture {posture.value:.2f}"
             cause += f" (training people at most {posture.limit:.2f})"
-        remedy = "film one whole athlete in good light; if there is one, say where with --box, name a detector "
+        remedy = (
+            "film one whole athlete in good light; if there is one, say where with --box, name a detector "
+        )
         remedy += "with --detector-config, or use a pose network that knows such people"
         raise Refused("no_person", video, cause, remedy)
 
