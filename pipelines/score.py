@@ -56,7 +56,9 @@ def score(
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
+        StorageError: overlay or page cannot be written.
     """
+    _check_files(overlay, report)
     if len(videos) > 1 and (overlay or report):
         flag = "--overlay" if overlay else "--report"
         raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
@@ -72,7 +74,7 @@ def score(
                 continue
             told = document(found, scorer, video)
             if overlay or report:
-                _show(found, told, scorer, overlay, report, command)
+                _show(found, told, overlay, report, command)
             scored.append(told)
             progress(f"{len(scored) + len(refused)}/{len(videos)} {video.name}: {told['score']:.2f}")
     return {"model": str(model), "scored": scored, "refused": refused}
@@ -166,6 +168,17 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def _check_files(overlay: Path | None, report: Path | None) -> None:
+    """A file of another kind, or a folder that is not there, would be noticed after the work only."""
+    for flag, path, suffix in (("--overlay", overlay, ".mp4"), ("--report", report, ".html")):
+        if path is None:
+            continue
+        if path.suffix.lower() != suffix:
+            raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(flag, f"the folder of {path} does not exist", "make it first")
+
+
 def _has_gpu() -> bool:
     import torch
 
@@ -175,10 +188,24 @@ def _has_gpu() -> bool:
 def _show(
     found: Scored,
     told: dict[str, Any],
-    scorer: Scorer,
     overlay: Path | None,
     report: Path | None,
     command: str,
 ) -> None:
-    """Writes the pictures that were asked for."""
-    raise NotImplementedError
+    """Writes the overlay and the page that were asked for; the video is decoded once more for both."""
+    from pipelines.scoring.drawing import Drawer
+    from pipelines.scoring.overlay import drawn_frames, write_overlay
+    from pipelines.scoring.page import write_page
+
+    clip = found.recording.clip.to_pylist()[0]
+    frames = drawn_frames(Drawer(found.pose, found.verdict), clip["uri"], clip["start_s"], clip["end_s"])
+    if overlay:
+        frames = write_overlay(overlay, frames)
+    wanted = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
+    stills: dict[float, tuple[float, Any]] = {}
+    for time_s, picture in frames:
+        for middle in wanted:
+            if middle not in stills or abs(time_s - middle) < abs(stills[middle][0] - middle):
+                stills[middle] = (time_s, picture)
+    if report:
+        write_page(report, told, found.verdict, found.pose, [stills[middle] for middle in wanted], command)

@@ -2,7 +2,7 @@
 
 Two descriptions of a clip, both free of where and how large the athlete is in the picture: *view*, the mean
 posture as the camera sees it, and *movement*, how far and how fast each joint goes, and for how long. Lengths
-are in trunk lengths, nothing is scaled by the training clips, so that few of them suffice. The distance of two
+are in trunk lengths, nothing is scaled by the training clips, so that few suffice. The distance of two
 clips is the root mean square of the differences, and that of a video the distance to the nearest clip. It is
 held against the distances of the training people from each other: each one's clips to the nearest clip of
 somebody else.
@@ -20,7 +20,7 @@ MOST_CLIPS = 400
 """Clips of the training that a video is compared with, at most."""
 FEWEST_CLIPS = 8
 MARGIN = 2.0
-"""A new person may well be somewhat farther from n people than those from each other: by chance one in n + 1."""
+"""A new person may be farther from n people than those from each other: by chance one in n + 1 is."""
 _BODY = "c15"
 BLOCKS = ("view", "movement")
 
