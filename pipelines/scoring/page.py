@@ -48,19 +48,21 @@ code, pre { font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; }
 holds the judged score of about {{ '%.0f' | format(100 * told.interval.level) }} % of such clips
 <span class="note">({{ told.interval.source }})</span>
 {% else %}<span class="note">No interval: {{ told.interval.source }}.</span>{% endif %}</p>
-<p class="limits"><strong>Limits.</strong> {{ told.limits }} It knows only what its training clips showed, sees
-the picture and nothing else, and can be wrong without a sign. Do not decide about a person by it alone.</p>
+<p class="limits"><strong>Limits.</strong> {{ told.limits }} It knows only what its training clips showed,
+sees the picture and nothing else, and can be wrong without a sign. Do not decide about a person by it
+alone.</p>
 {% if told.warnings %}
 <section class="doubts"><h2>Doubts</h2><ul>
 {% for one in told.warnings %}<li>{{ one.text }}</li>{% endfor %}
 </ul></section>
-{% else %}<p>Nothing unusual was measured: joints, clock, posture and movement are like those of the training.</p>
+{% else %}<p>Nothing unusual was measured.</p>
 {% endif %}
 <h2>Where the points come from</h2>
-<figure><img src="{{ bars }}" alt="Bars from the base, {{ told.base.points | points }} points, over the parts to
-the score, {{ told.score | points }} points. The table below has the numbers."></figure>
+<figure><img src="{{ bars }}" alt="Bars from the base, {{ told.base.points | points }} points, over the parts
+to the score, {{ told.score | points }} points. The table below has the numbers."></figure>
 <div class="wide"><table>
-<tr><th>part</th><th class="number">from (s)</th><th class="number">to (s)</th><th class="number">points</th></tr>
+<tr><th>part</th><th class="number">from (s)</th><th class="number">to (s)</th>
+<th class="number">points</th></tr>
 <tr><td>base: {{ told.base.meaning }}</td><td></td><td></td>
 <td class="number">{{ '%.2f' | format(told.base.points) }}</td></tr>
 {% for part in told.parts %}<tr><td>{{ part.name }}</td>
@@ -76,7 +78,7 @@ they do not prove what caused it.</p>
 {% for still in stills %}<figure><img src="{{ still.picture }}" alt="{{ still.alt }}">
 <figcaption class="note">{{ '%.2f' | format(still.time_s) }} s</figcaption></figure>
 {% endfor %}</div>
-<p class="note">Orange: the athlete's left side, blue: right, white: middle, grey and thin: not surely seen.</p>
+<p class="note">Orange: the athlete's left side, blue: right, white: middle, grey: not surely seen.</p>
 {% if curves %}
 <h2>Joint angles</h2>
 <figure><img src="{{ curves }}" alt="Curves over time of the angles at knees, hips, elbows and shoulders. {{
@@ -91,14 +93,15 @@ straighter than it is. {{ ranges }}</p>
 {% for one in told.exemplars %}<tr><td>{{ one.clip_id }}</td><td class="number">{{ one.score | points }}</td>
 <td class="number">{{ one.vote | points }}</td></tr>
 {% endfor %}</table></div>
-<p class="note">Dives of the training of the same {{ told.exemplar_rule }}; the score is the mean of what they
-say.</p>
+<p class="note">Dives of the training of {{ kind }}; the score is the mean of what they say.</p>
 {% endif %}
 <h2>How far from the training</h2>
 {% if told.distances %}<div class="wide"><table>
-<tr><th></th><th class="number">distance</th><th class="number">training people, at most</th><th>nearest</th></tr>
+<tr><th></th><th class="number">distance</th><th class="number">training people, at most</th>
+<th>nearest</th></tr>
 {% for block, one in told.distances.items() %}<tr><td>{{ block }}</td>
-<td class="number">{{ '%.3f' | format(one.value) }}</td><td class="number">{{ '%.3f' | format(one.limit) }}</td>
+<td class="number">{{ '%.3f' | format(one.value) }}</td>
+<td class="number">{{ '%.3f' | format(one.limit) }}</td>
 <td>{{ one.nearest }}</td></tr>
 {% endfor %}</table></div>{% else %}<p>Not measured.</p>{% endif %}
 <h2>How it was made</h2>
@@ -152,11 +155,20 @@ def write_page(
             {"time_s": t, "picture": _jpeg(picture), "alt": f"At {t:.2f} s. {alt}"} for t, picture in stills
         ],
         command=command,
+        kind=_KINDS.get(told["exemplar_rule"], ""),
     )
     try:
         write_durably(path, page.encode())
     except OSError as error:
         raise StorageError(path, f"the page cannot be written ({error})", "check the folder") from error
+
+
+_KINDS = {
+    "number": "the same dive number",
+    "difficulty": "the same difficulty",
+    "rotation": "the same rotation group",
+    "any": "any kind",
+}
 
 
 def _points(value: float) -> str:

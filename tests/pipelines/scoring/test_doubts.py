@@ -39,7 +39,12 @@ def test_nine_in_ten_intervals_hold_the_truth():
 def test_the_interval_comes_from_the_test_clips_of_a_run(tmp_path):
     assert "never evaluated" in interval_of(tmp_path, "Es1").reason
     rows = [
-        {"subject_id": f"S{n}", "action_type": "Es1" if n < 12 else "Es2", "score": 10.0, "predicted": 10.0 + n}
+        {
+            "subject_id": f"S{n}",
+            "action_type": "Es1" if n < 12 else "Es2",
+            "score": 10.0,
+            "predicted": 10.0 + n,
+        }
         for n in range(15)
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "predictions.parquet")
@@ -75,7 +80,10 @@ def test_a_distance_sees_movement_and_view_and_not_size_or_place():
     near, grown = describe(standing(), times, "mpii16"), describe(standing(size=2.5), times, "mpii16")
     for block in near:
         assert near[block] == pytest.approx(grown[block], abs=1e-9)
-    moved, leant = describe(standing(swing=50), times, "mpii16"), describe(standing(lean=0.4), times, "mpii16")
+    moved, leant = (
+        describe(standing(swing=50), times, "mpii16"),
+        describe(standing(lean=0.4), times, "mpii16"),
+    )
     assert np.abs(moved["movement"] - near["movement"]).max() > 0.3
     assert np.abs(leant["view"] - near["view"]).max() > 0.3
     assert np.abs(leant["movement"] - near["movement"]).max() < 1e-9
