@@ -66,7 +66,7 @@ def test_the_skeleton_lies_where_the_joints_are(pose):
     assert tuple(frame[HEAD_HEIGHT + 2 * 130, 2 * 40]) == RIGHT
     pose["confidence"][:, skeleton("coco17").index("left_knee")] = 0.1
     frame = drawer.draw(np.zeros((400, 200, 3), np.uint8), 0.5)
-    assert tuple(frame[HEAD_HEIGHT + 2 * 115, 2 * 60]) == UNSURE
+    assert frame[HEAD_HEIGHT + 2 * 115, 2 * 60] == pytest.approx(UNSURE, abs=20)  # thin, so blended
     between, _ = drawer.at(0.25)
     assert between == pytest.approx((pose["keypoints"][2] + pose["keypoints"][3]) / 2)
 
