@@ -84,7 +84,8 @@ they do not prove what caused it.</p>
 <figure><img src="{{ curves }}" alt="Curves over time of the angles at knees, hips, elbows and shoulders. {{
 ranges }}"></figure>
 <p class="note">In the plane of the picture, 180 degrees = straight; a joint bent towards the camera looks
-straighter than it is. {{ ranges }}</p>
+straighter than it is. Curves that leap from frame to frame show where joints were not followed, for example
+under water. {{ ranges }}</p>
 {% endif %}
 {% if told.exemplars %}
 <h2>Compared with</h2>

@@ -95,7 +95,7 @@ def trained(tmp_path_factory) -> Path:
     from pipelines import evaluate, train
 
     folder = tmp_path_factory.mktemp("score")
-    clips = read_manifest(render_dataset(folder / "data", exercises=20, subjects=8, dives=0, seed=2))
+    clips = read_manifest(render_dataset(folder / "data", exercises=16, subjects=8, dives=0, seed=2))
     config = Config().extract.model_copy(update={"sampling": "fps:5"})
     store = open_store(folder / "store", create=True)
     store.put_clips(clips)
@@ -105,7 +105,7 @@ def trained(tmp_path_factory) -> Path:
         rows = [extractor.extract(clips.slice(row, 1)).rows["poses"] for row in range(len(clips))]
     with table.writer() as writer:
         writer.commit([table.write_file(pa.concat_tables(rows))])
-    small = demo.CONFIG.expert.model_dump() | {"epochs": 4, "action_types": (), "encoder_units": 8}
+    small = demo.CONFIG.expert.model_dump() | {"epochs": 3, "encoder_units": 8}
     settings = Config(expert=ExpertTrainConfig(**small), evaluate=EvaluateConfig(bootstrap=100))
     train.expert(folder / "store", "expert", None, settings, runs=folder / "runs")
     evaluate.evaluate(folder / "runs" / "expert", folder / "store", settings)
