@@ -18,6 +18,14 @@ from pipelines.result import Result
 logger = logging.getLogger(__name__)
 
 _Call = Annotated[Call, Parameter(parse=False)]
+_Store = Annotated[Path | None, Parameter(help="Where the store of the training is now, if it was moved.")]
+_Weights = Annotated[
+    Path | None, Parameter(help="Weights file of the network of such features, if the model reads them.")
+]
+_Overlay = Annotated[
+    Path | None, Parameter(help="Write a video with skeleton, confidence and parts to this .mp4 file.")
+]
+_Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
 
 
 @settings("extract")
@@ -31,12 +39,12 @@ def score(
     end_s: float | None = None,
     box: str = "",
     max_seconds: float = 120.0,
-    store: Path | None = None,
-    i3d_weights: Path | None = None,
-    static_weights: Path | None = None,
-    c3d_weights: Path | None = None,
-    overlay: Path | None = None,
-    report: Path | None = None,
+    store: _Store = None,
+    i3d_weights: _Weights = None,
+    static_weights: _Weights = None,
+    c3d_weights: _Weights = None,
+    overlay: _Overlay = None,
+    report: _Report = None,
     call: _Call,
     **given: Any,
 ) -> Any:
@@ -64,18 +72,6 @@ def score(
         Where the athlete is: x1,y1,x2,y2 in pixels of the upright picture.
     max_seconds
         Longest performance that is scored.
-    store
-        Where the store of the training is now, if it was moved.
-    i3d_weights
-        Weights file of the network of i3d features, if the model reads such.
-    static_weights
-        The same of static features.
-    c3d_weights
-        The same of c3d_fc6 features.
-    overlay
-        Write a video with skeleton, confidence and parts to this .mp4 file.
-    report
-        Write one self-contained page to this .html file.
     """
     config = call.config(given)
     from pipelines import score as verb
