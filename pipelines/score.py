@@ -14,7 +14,7 @@ from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.scoring.interval import LEVEL
 from pipelines.scoring.refusal import Refused
-from pipelines.scoring.scorer import Request, Scored, Scorer
+from pipelines.scoring.video_scorer import Request, Scored, VideoScorer
 
 UNIT = "points, as the training scores"
 LIMITS = "This is a model's estimate, not a judge and not a medical device."
@@ -40,7 +40,7 @@ def score(
 
     Args:
         videos: files.
-        model: run folder of `aqa train expert` or `aqa train hp-mcore`, or its model folder.
+        model: run folder of `aqa train expert` or `aqa train hp-mcore`, its model folder, or a bundle.
         given: settings of `aqa extract` that somebody set; the others are as in the training.
         request: what is asked, the same of all videos.
         store: where the store of the training is now; None = where it was.
@@ -63,7 +63,7 @@ def score(
         flag = "--overlay" if overlay else "--report"
         raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
     scored, refused = [], []
-    with Scorer(
+    with VideoScorer(
         model, given, store=store, weights=weights, max_seconds=max_seconds, use_gpu=_has_gpu()
     ) as scorer:
         for video in videos:
@@ -80,7 +80,7 @@ def score(
     return {"model": str(model), "scored": scored, "refused": refused}
 
 
-def document(found: Scored, scorer: Scorer, video: Path) -> dict[str, Any]:
+def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
     """What is said of one video: plain values, times in seconds from the start of the file.
 
     `base.points` and the `delta` of all `parts` add up to `score`.

@@ -75,7 +75,7 @@ def score(
     """
     config = call.config(given)
     from pipelines import score as verb
-    from pipelines.scoring.scorer import Request
+    from pipelines.scoring.video_scorer import Request
 
     result = verb.score(
         list(video),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.hp_mcore.fit import FAMILIES, wanted_streams
 from pipelines.hp_mcore.score import Prediction, attempt_of, points_per_unit, score_dives
+from pipelines.scorer import read_tables
 from pipelines.scoring.extraction import Recording
 from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Exemplar, Part, Verdict
@@ -36,21 +38,30 @@ class Bank:
     Args:
         description: of the model.
         training: what it learned from.
+        kept: folder of the weights; in a bundle the dives lie beside them.
 
     Raises:
-        ConfigError: the store of the training is not there.
+        ConfigError: neither the store of the training is there, nor dives in a bundle.
     """
 
-    def __init__(self, description: dict[str, Any], training: Training):
-        if not training.available:
+    def __init__(self, description: dict[str, Any], training: Training, kept: Path | None = None):
+        self._tables = read_tables(kept / "bank") if kept and (kept / "bank").is_dir() else {}
+        if not (training.available or self._tables):
             cause = "holds the dives that this model compares with, and is not there"
             raise ConfigError(training.place, cause, "give the store of the training: --store PATH")
         self.config, self.training = trained_with(description), training
         names = pa.array(sorted(description["train_clips"]), pa.string())
-        clips = training.clips()
+        clips = self._tables["clips"] if self._tables else training.clips()
         kept = clips.filter(pc.and_(pc.is_in(clips["clip_id"], names), pc.is_valid(clips["score"])))
         self.rows = {row["clip_id"]: row for row in kept.to_pylist()}
         self.clips = kept
+
+    def table(self, family: str, names: set[str]) -> pa.Table:
+        """Rows of some dives."""
+        if not self._tables:
+            return self.training.table(family, names)
+        rows = self._tables[family]
+        return rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(names), pa.string())))
 
     def complete(self, clip: dict[str, Any], exemplar: str) -> dict[str, Any]:
         """A clip with the dive number and difficulty that can be known from its exemplars.
@@ -126,7 +137,7 @@ def score(
     streams = {}
     for stream in wanted_streams(config):
         family = FAMILIES[stream]
-        known = bank.training.table(family, names)
+        known = bank.table(family, names)
         streams[stream] = pa.concat_tables([recording.rows[family].select(known.schema.names), known])
     dives = Dives(dive_table(pa.concat_tables([query, others]), streams, NUM_FRAMES))
     if len(dives) < 2:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.errors import DataError
+from pipelines.errors import CorruptError, DataError
 from pipelines.store import open_store
 
 
@@ -18,6 +18,7 @@ class Training:
     Args:
         description: of the model, with its provenance.
         store: where the store is now; None = where it was.
+        kept: folder of the weights; in a bundle, preprocessing.json beside them says how the rows were made.
 
     Attributes:
         available: whether it is there; if not, nothing but `keys` may be asked.
@@ -27,11 +28,13 @@ class Training:
     Raises:
         DataError: the store that was named does not hold a table of the training.
         StorageError: there is no store at the place that was named.
+        CorruptError: the bundle's description of its tables is damaged.
     """
 
-    def __init__(self, description: dict[str, Any], store: Path | None = None):
+    def __init__(self, description: dict[str, Any], store: Path | None = None, kept: Path | None = None):
         told = description.get("provenance", {})
         self.place = store or Path(told.get("store", ""))
+        self._kept = _preprocessing(kept) if kept else {}
         self._versions = {"clips": told.get("clips_version")}
         self.keys: dict[str, str] = {}
         for name, key in told.items():
@@ -45,8 +48,9 @@ class Training:
         self._store = open_store(self.place) if self.available else None
 
     def spec(self, family: str) -> dict[str, Any]:
-        """What the key of a table means; empty if the store is not there."""
-        return self._spec(family, self.keys.get(family, ""))
+        """What the key of a table means; empty if neither store nor bundle say."""
+        known = self._spec(family, self.keys.get(family, ""))
+        return known or self._kept.get(family, {}).get("spec", {})
 
     def people_spec(self) -> dict[str, Any]:
         """The detection that the boxes of the poses came from; empty if there was none."""
@@ -75,3 +79,14 @@ class Training:
                 held = ", ".join(found.keys(family)) or "none"
                 cause = f"it holds no table {family}/{key}, which the model learned from (it holds {held})"
                 raise DataError(store, cause, "name the store of the training, or leave --store out")
+
+
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """What a bundle says of its tables, by family; empty if this is none."""
+    path = folder / "preprocessing.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CorruptError(path, "is not readable as JSON", "copy the bundle again") from error

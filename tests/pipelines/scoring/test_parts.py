@@ -18,6 +18,7 @@ from pipelines.checkpoint import load_bundle
 from pipelines.config import EvaluateConfig, ExpertTrainConfig, OptimizerConfig
 from pipelines.errors import ConfigError
 from pipelines.evaluate import evaluate_tables
+from pipelines.scorer import write_tables
 from pipelines.scoring.extraction import Recording
 from pipelines.scoring.refusal import Refused
 from pipelines.scoring.training import Training
@@ -172,6 +173,16 @@ def test_without_its_store_a_dive_model_says_where_the_exemplars_are(dives, tmp_
     moved = description | {"provenance": description["provenance"] | {"store": str(tmp_path / "gone")}}
     with pytest.raises(ConfigError, match=r"gone: holds the dives .* is not there. Give the store"):
         dive.Bank(moved, Training(moved))
+    kept = tmp_path / "artifacts"
+    write_tables(kept / "bank", {"clips": dives[1], "poses": dives[2]["keypoints"]})
+    (kept / "preprocessing.json").write_text('{"poses": {"key": "x", "spec": {"sampling": "uniform:96"}}}')
+    bundled = Training(moved, kept=kept)
+    assert (bundled.available, bundled.spec("poses")) == (False, {"sampling": "uniform:96"})
+    tensors, _ = load_bundle(dives[0] / "run", "hp_mcore")
+    row = pq.read_table(dives[0] / "run" / "predictions.parquet").to_pylist()[0]
+    filmed = recording(dives[1], {"poses": dives[2]["keypoints"]}, row["clip_id"])
+    verdict = dive.score(filmed, tensors, moved, dive.Bank(moved, bundled, kept), "auto")
+    assert verdict.score == pytest.approx(row["predicted"], abs=1e-5)
     again = Training(moved, dives[0] / "store")
     assert again.available
     assert dive.Bank(moved, again).rows

@@ -63,11 +63,11 @@ class Scored:
     distances: list[Distance]
 
 
-class Scorer:
+class VideoScorer:
     """Loads a model once and scores any number of videos, one after another.
 
     Args:
-        model: run folder, or its model folder.
+        model: run folder, its model folder, or a bundle.
         given: settings of `aqa extract`; those that nobody set are as in the training.
         store: where the store of the training is now; None = where it was.
         weights: i3d, static or c3d_fc6 -> weights file of a visual network that has one.
@@ -90,14 +90,15 @@ class Scorer:
     ):
         self.model = model
         self.kind = _scoring_kind(model)
-        self.tensors, self.description = load_bundle(model, self.kind)
+        kept = _weights_folder(model)
+        self.tensors, self.description = load_bundle(kept, self.kind)
         _check_reads_video(model, self.description)
-        self.training = Training(self.description, store)
+        self.training = Training(self.description, store, kept)
         self.bank: Bank | None = None
         if self.kind == "hp_mcore":
             from pipelines.scoring.dive import Bank  # it costs seconds, and experts need none of it
 
-            self.bank = Bank(self.description, self.training)
+            self.bank = Bank(self.description, self.training, kept)
         detection, works = None, {}
         for family in self._families():
             if family == "poses":
@@ -111,7 +112,7 @@ class Scorer:
         self.doubts = self._extraction_doubts()
         self._known: list[Known] | None = None
 
-    def __enter__(self) -> Scorer:
+    def __enter__(self) -> VideoScorer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -228,8 +229,14 @@ class Scorer:
         return found
 
 
+def _weights_folder(model: Path) -> Path:
+    """Of a bundle (RUN/bundle, a model folder of MLflow) the folder with weights and dives; else itself."""
+    inside = model / "artifacts" / "bundle"
+    return inside if inside.is_dir() else model
+
+
 def _scoring_kind(model: Path) -> str:
-    kind = bundle_kind(model)
+    kind = bundle_kind(_weights_folder(model))
     if kind == "angles":
         cause = "reads 3-D poses, and a video gives 2-D ones"
         remedy = "import 3-D recordings (`aqa data import`) and use `aqa evaluate`, or train a model that "
