@@ -30,6 +30,7 @@ from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
 from pipelines.result import Result, to_json
 from pipelines.run_commands import run, run_step_app
+from pipelines.score_commands import score
 from pipelines.store_commands import store_app
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
@@ -55,6 +56,7 @@ for child in (
 ):  # fmt: skip
     app.command(child)
 app.command(run)
+app.command(score)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 

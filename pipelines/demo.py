@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +98,18 @@ def closing_lines(result: dict) -> list[str]:
         f"  mlflow ui --backend-store-uri sqlite:///{(folder / 'runs' / 'mlflow.db').absolute()}",
         "  aqa data init my-clips        then fill in my-clips/clips.csv and:",
         "  aqa extract my-clips/clips.csv --store my-store",
+        f"  {score_line(folder)}",
     ]
+
+
+def score_line(folder: Path) -> str:
+    """The command that scores the first test video of the demo's exercises, with a page to look at."""
+    with (folder / "data" / "clips.csv").open(newline="") as file:
+        known = set(CONFIG.expert.action_types)
+        clip = next(r for r in csv.DictReader(file) if r["split"] == "test" and r["action_type"] in known)
+    words = ["aqa", "score", folder / "data" / clip["uri"], "--model", folder / "runs" / "expert"]
+    words += ["--action-type", clip["action_type"], "--report", folder / "score.html"]
+    return shlex.join(map(str, words))
 
 
 class _Clock:

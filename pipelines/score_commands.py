@@ -1,0 +1,105 @@
+"""`aqa score` on the command line."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pipelines.call import Call
+from pipelines.errors import ConfigError
+from pipelines.flags import settings
+from pipelines.result import Result
+
+logger = logging.getLogger(__name__)
+
+_Call = Annotated[Call, Parameter(parse=False)]
+_Store = Annotated[Path | None, Parameter(help="Where the store of the training is now, if it was moved.")]
+_Weights = Annotated[
+    Path | None, Parameter(help="Weights file of the network of such features, if the model reads them.")
+]
+_Overlay = Annotated[
+    Path | None, Parameter(help="Write a video with skeleton, confidence and parts to this .mp4 file.")
+]
+_Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
+
+
+@settings("extract")
+def score(
+    *video: Annotated[Path, Parameter(negative=(), required=True)],
+    model: Path,
+    action_type: str = "",
+    difficulty: float | None = None,
+    exemplar: str = "auto",
+    start_s: float | None = None,
+    end_s: float | None = None,
+    box: str = "",
+    max_seconds: float = 120.0,
+    store: _Store = None,
+    i3d_weights: _Weights = None,
+    static_weights: _Weights = None,
+    c3d_weights: _Weights = None,
+    overlay: _Overlay = None,
+    report: _Report = None,
+    call: _Call,
+    **given: Any,
+) -> Any:
+    """Score videos with a trained model: points, interval, what each part adds, and doubts.
+
+    Example: aqa score squat.mp4 --model runs/expert --action-type Es5 --report squat.html
+
+    Parameters
+    ----------
+    video
+        Video files.
+    model
+        Run of `aqa train expert` or `aqa train hp-mcore`.
+    action_type
+        What was performed: an exercise or a dive number; needed if the model knows several.
+    difficulty
+        Degree of difficulty of a dive; else that of the training dives of the same number.
+    exemplar
+        auto, or the clip_id of the one training dive to compare with.
+    start_s
+        First second of the performance; else the start of the file.
+    end_s
+        Its end in seconds; else the end of the file.
+    box
+        Where the athlete is: x1,y1,x2,y2 in pixels of the upright picture.
+    max_seconds
+        Longest performance that is scored.
+    """
+    config = call.config(given)
+    from pipelines import score as verb
+    from pipelines.scoring.video_scorer import Request
+
+    result = verb.score(
+        list(video),
+        model,
+        config.extract,
+        Request(action_type, difficulty, exemplar, start_s, end_s, _box(box)),
+        store=store,
+        weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
+        max_seconds=max_seconds,
+        overlay=overlay,
+        report=report,
+        command=shlex.join(["aqa", *sys.argv[1:]]),
+        progress=logger.info,
+    )
+    return Result(result, exit_code=3 if result["refused"] else 0, text="\n".join(verb.lines(result)))
+
+
+def _box(text: str) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        x1, y1, x2, y2 = 0.0, 0.0, 0.0, 0.0
+    if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
+        raise ConfigError("--box", f"{text!r} is no box", "give x1,y1,x2,y2 in pixels, x1 < x2 and y1 < y2")
+    return x1, y1, x2, y2
