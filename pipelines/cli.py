@@ -23,6 +23,7 @@ from pipelines import __version__
 from pipelines.call import Call
 from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
+from pipelines.experiment_commands import experiment_app
 from pipelines.flags import attach_settings, settings
 from pipelines.pose_labels.commands import pose_app
 from pipelines.result import Result, to_json
@@ -43,7 +44,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
-for child in (data_app, store_app, train_app, config_app, pose_app):
+for child in (data_app, store_app, train_app, experiment_app, config_app, pose_app):
     app.command(child)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on

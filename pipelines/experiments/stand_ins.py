@@ -1,0 +1,87 @@
+"""Drawn athletes in the place of data that are not at hand; their numbers say nothing about real people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.config import ExperimentConfig, ExtractConfig
+from pipelines.datasets.recordings import Recordings
+from pipelines.experiments.material import Material, class_material, score_material
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MARK = "STAND-IN: athletes drawn by the program, not data of the paper"
+_CLASSES = {"healthy": (0.0, 0.12), "low": (0.25, 0.4), "moderate": (0.5, 0.65), "high": (0.8, 0.95)}
+_RATE_HZ = 25.0
+
+
+def videos(folder: Path, config: ExperimentConfig) -> Material:
+    """Rendered exercises, as H.264, with poses of the shipped network and C3D features of random weights.
+
+    Args:
+        folder: receives the videos and a feature store; what is there is not made again.
+        config: quick = 12 clips of 6 people instead of 40 of 20.
+    """
+    from pipelines.extract import extract
+    from pipelines.rendered.dataset import render_dataset
+
+    people, clips = (8, 16) if config.quick else (20, 40)
+    manifest, store = folder / "clips.csv", folder / "store"
+    if not manifest.is_file():
+        render_dataset(folder, exercises=clips, subjects=people, dives=0, seed=config.seed)
+    for kind in ("pose", "c3d_fc6"):
+        extract(manifest, store, ExtractConfig(kind=kind, random_weights=kind != "pose"))
+    folds = "folds:2" if config.quick else "folds:4"
+    title = f"Rendered exercises with video, C3D of random weights, {folds.partition(':')[2]} folds ({MARK})"
+    return score_material("video_stand_in", title, read_store(store), folds, config)
+
+
+def read_store(store: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Clips, poses and C3D features of a store that holds one table of each; the column split is emptied.
+
+    Raises:
+        ConfigError, DataError: as `pipelines.store.snapshot_of`.
+    """
+    import pyarrow as pa
+
+    from pipelines.store import snapshot_of
+
+    family = "features/c3d_fc6"
+    clips, tables, _ = snapshot_of(store, {"poses": "", family: ""})
+    index = clips.schema.get_field_index("split")
+    empty = pa.nulls(len(clips), pa.string())
+    return clips.set_column(index, clips.schema.field(index), empty), tables["poses"], tables[family]
+
+
+def infants(config: ExperimentConfig) -> Material:
+    """Drawn adults who squat, in four groups by severity, as 2-D joints."""
+    clips, poses = _drawn_groups(config.seed, per_group=4 if config.quick else 10)
+    title = f"Four degrees of severity of a drawn squat ({MARK})"
+    return class_material("infants_stand_in", title, clips, poses, config)
+
+
+def _drawn_groups(seed: int, per_group: int) -> tuple[pa.Table, pa.Table]:
+    from pipelines.rendered.body import pose_body
+    from pipelines.rendered.exercises import Subject, perform
+
+    found = Recordings("drawn", Path("drawn"), "mpii16", unit="px")
+    for group, (low, high) in _CLASSES.items():
+        for number in range(per_group):
+            draws = np.random.default_rng([seed, list(_CLASSES).index(group), number])
+            person = Subject.sample(draws, f"{group}_{number}", float(draws.uniform(low, high)))
+            times = np.arange(int(draws.integers(100, 200))) / _RATE_HZ
+            joints = pose_body(perform(draws, "Es5", person, times), person.shape).joints
+            turn = draws.uniform(0.3, 0.7)  # seen from between the front and the side
+            across = joints[..., 0] * np.cos(turn) + joints[..., 2] * np.sin(turn)
+            picture = np.stack([across, -joints[..., 1]], axis=-1) * 120
+            clip = {
+                "clip_id": person.subject_id, "uri": f"drawn#{person.subject_id}", "action_type": "lying",
+                "subject_id": person.subject_id, "group": group,
+            }  # fmt: skip
+            found.add(clip, picture, times, sha256="")
+    clips, poses, _ = found.finish("drawn people")
+    return clips, poses
