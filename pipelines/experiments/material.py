@@ -140,8 +140,8 @@ def recognition(data: Path, healthy: tuple[pa.Table, pa.Table] | None) -> Materi
     """NW-UCLA's ten actions, cameras 1 and 2 to learn from, camera 3 to test.
 
     The published protocol has every person on both sides, which the rest of the package refuses. So here the
-    unit that may not cross is a person as one camera sees him, and the class, elsewhere the group of a person,
-    is the action.
+    unit that may not cross is a person as one camera sees him, and the class, elsewhere the group of
+    a person, is the action.
     """
     clips, poses, _ = import_("nw_ucla", _folder(data, "nw_ucla"))
     assert poses is not None

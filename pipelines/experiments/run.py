@@ -151,6 +151,7 @@ def perform(materials: dict[str, Material], task: Task) -> None:
         summary = _train(material, clips, task, part, run_dir)
         epochs[part or "all"] = summary["best_epoch"]
         rows += _predictions(run_dir)
+    task.folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row in rows if not material.parts[0] or row["part"] in material.parts]
     result = {"predictions": kept, "best_epoch": epochs, "seconds": round(time.perf_counter() - began, 2)}
     write_durably(task.folder / "result.json", json.dumps(result, allow_nan=False).encode())

@@ -149,7 +149,7 @@ def _over_parts(metric: Callable, rows: Predictions, material: Material) -> floa
 def _with_interval(
     name: str, values: dict[int, float], found: dict[int, Predictions], material: Material, metric: Callable
 ) -> dict[str, Any]:
-    """Mean over the splits and its 95 % interval: over splits, corrected for shared people; of one by people."""
+    """Mean and 95 % interval: over splits, corrected for shared people; of one by subject."""
     defined = np.array([value for value in values.values() if not np.isnan(value)])
     if not len(defined):
         return {name: {"value": None, "low": None, "high": None, "sd": None}}
