@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoint import check_identity, write_durably
-from pipelines.config import Config, ExperimentConfig
+from pipelines.config import ExperimentConfig, TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.experiments import material as materials
 from pipelines.experiments.material import Material
@@ -33,7 +33,14 @@ Plan = list[tuple[Material, list[Row]]]
 
 
 def run(
-    table: str, data: Path, out: Path, config: Config, *, store: Path | None = None, say: Say = _log.info
+    table: str,
+    data: Path,
+    out: Path,
+    config: ExperimentConfig,
+    tracking: TrackingConfig | None = None,
+    *,
+    store: Path | None = None,
+    say: Say = _log.info,
 ) -> dict[str, Any]:
     """Runs a table and writes table.md, table.csv, table.png and results.json.
 
@@ -41,7 +48,8 @@ def run(
         table: table1, table2 or table3.
         data: folder of data sets, each in a folder of its name: kimore, nw_ucla, utkinect, infants, ...
         out: folder of the experiment; the same folder again goes on where the last run stopped.
-        config: the sections `experiment` and `tracking` are used.
+        config: settings.
+        tracking: where MLflow is; None = not tracked.
         store: feature store with C3D features of scored video, for the rows that see it (table1).
         say: receives a line for each row and split.
 
@@ -52,9 +60,9 @@ def run(
         ConfigError: a row, exercise or setting that is not there; the folder belongs to another experiment.
         DataError, SecurityError, CorruptError, ClusterError: as the verbs that it runs.
     """
-    began, chosen, out = time.perf_counter(), config.experiment, out.absolute()
-    settings = shared_settings(table, chosen)
-    contents = contents_of(table, data, out, chosen, store)
+    began, out = time.perf_counter(), out.absolute()
+    settings = shared_settings(table, config)
+    contents = contents_of(table, data, out, config, store)
     identity = {"table": table, **settings}
     for material, _ in contents:
         identity |= material.identity()
@@ -66,16 +74,16 @@ def run(
     def finished(task: Task) -> None:
         nonlocal count
         count += 1
-        if task.row is not None:
-            _tell_mlflow(task, out, config, by_name[task.material])
+        if task.row is not None and tracking is not None:
+            _tell_mlflow(task, out, tracking, by_name[task.material])
         what = (
             f"pretraining {task.folder.name}" if task.row is None else f"{task.row.name}, split {task.split}"
         )
         say(f"{count}/{total} {task.material}: {what}, {time.perf_counter() - began:.0f} s")
 
-    with track(config.tracking, out, settings, {"data": str(data)}, table) as tracker:
+    with track(tracking, out, settings, {"data": str(data)}, table) as tracker:
         for wave in waves:
-            run_tasks(wave, by_name, chosen.cores, finished)
+            run_tasks(wave, by_name, config.cores, finished)
         document = _write(table, contents, waves[1], settings, out)
         tracker.finish(_headline(document), [])
     document["seconds"] = time.perf_counter() - began
@@ -138,15 +146,16 @@ def _video_material(out: Path, config: ExperimentConfig, store: Path | None) -> 
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> None:
-    """The folder is this experiment's, or it is refused."""
+    """The folder is this experiment's, or it is refused; more splits and data sets may be added."""
     path = out / "experiment.json"
     if known := read_json(path):
-        check_identity(out, known, identity | {k: v for k, v in known.items() if k not in identity})
+        fixed = {key: v for key, v in identity.items() if key in known or not key.startswith("data.")}
+        check_identity(out, known, known | fixed)
     out.mkdir(parents=True, exist_ok=True)
     write_durably(path, json.dumps(known | identity, indent=2, sort_keys=True).encode())
 
 
-def _tell_mlflow(task: Task, out: Path, config: Config, material: Material) -> None:
+def _tell_mlflow(task: Task, out: Path, tracking: TrackingConfig, material: Material) -> None:
     """One child run for each row and split, told once."""
     told = task.folder / "told"
     if told.exists():
@@ -156,8 +165,8 @@ def _tell_mlflow(task: Task, out: Path, config: Config, material: Material) -> N
         material, [task.row], {task.row.name: {task.split: _predictions_of(task)}}, {task.row.name: 0.0}
     )
     (row,) = table_of("table1", [block], "")["blocks"][0]["rows"]
-    uri = tracking_uri(config.tracking, out)
-    child = config.tracking.model_copy(update={"uri": uri, "parent": out})
+    uri = tracking_uri(tracking, out)
+    child = tracking.model_copy(update={"uri": uri, "parent": out})
     about = {"row": task.row.name, "split": task.split, "material": task.material}
     with track(child, task.folder, {**about, **dict(task.settings)}, about, "row") as tracker:
         tracker.finish(_numbers(row), [])

@@ -64,5 +64,5 @@ def _run(
     from pipelines import experiment
     from pipelines.experiments.table import markdown
 
-    document = experiment.run(table, data, out, config, store=store)
+    document = experiment.run(table, data, out, config.experiment, config.tracking, store=store)
     return Result(document, text=f"{markdown(document)}\nWritten to {out}, with a picture.")

@@ -125,7 +125,7 @@ def kimore(data: Path, config: ExperimentConfig) -> Material:
     )
     return Material(
         name="kimore",
-        title=f"KIMORE, skeletons, {_said(name, splits)}",
+        title=f"KIMORE, skeletons, {_said(name, _first(splits, config))}",
         clips=clips,
         poses=poses,
         features=None,
@@ -181,7 +181,7 @@ def class_material(
         ("expert.sequence.skeleton", "c15"),
         ("pretrain.sequence.skeleton", "c15"),
     )
-    said = _said(config.splits or "folds:5", splits)
+    said = _said(config.splits or "folds:5", _first(splits, config))
     first = _first(splits, config)
     return Material(name, f"{title}, {said}", clips, poses, None, first, ("",), "classes", True, settings)
 

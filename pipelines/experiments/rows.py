@@ -139,7 +139,7 @@ _REDUCED = {
     "expert.encoder_units": "48",
     "expert.model.lstm_units": "32",
     "expert.model.branch_channels": "16",
-    "expert.epochs": "40",
+    "expert.epochs": "30",
     "expert.optimizer.learning_rate": "2e-3",
     "angles.network_seeds": "0",
 }

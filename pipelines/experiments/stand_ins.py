@@ -24,7 +24,7 @@ def videos(folder: Path, config: ExperimentConfig) -> Material:
 
     Args:
         folder: receives the videos and a feature store; what is there is not made again.
-        config: quick = 12 clips of 6 people instead of 40 of 20.
+        config: quick = 16 clips of 8 people instead of 40 of 20.
     """
     from pipelines.extract import extract
     from pipelines.rendered.dataset import render_dataset
@@ -59,7 +59,7 @@ def read_store(store: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
 
 def infants(config: ExperimentConfig) -> Material:
     """Drawn adults who squat, in four groups by severity, as 2-D joints."""
-    clips, poses = _drawn_groups(config.seed, per_group=4 if config.quick else 10)
+    clips, poses = _drawn_groups(config.seed, per_group=5 if config.quick else 10)
     title = f"Four degrees of severity of a drawn squat ({MARK})"
     return class_material("infants_stand_in", title, clips, poses, config)
 
