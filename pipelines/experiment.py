@@ -17,11 +17,12 @@ from pipelines.checkpoint import check_identity, write_durably
 from pipelines.config import ExperimentConfig, TrackingConfig
 from pipelines.errors import ConfigError
 from pipelines.experiments import material as materials
+from pipelines.experiments.figures import Block, document_of, figures
 from pipelines.experiments.material import Material
 from pipelines.experiments.plot import draw
 from pipelines.experiments.rows import Row, chosen_rows, size_settings
 from pipelines.experiments.run import Task, plan, read_results, run_tasks
-from pipelines.experiments.table import Block, csv_text, markdown, table_of
+from pipelines.experiments.table import csv_text, markdown
 from pipelines.result import to_json
 from pipelines.run_folder import read_json
 from pipelines.settings import load_config
@@ -54,7 +55,7 @@ def run(
         say: receives a line for each row and split.
 
     Returns:
-        The table as `experiments.table.table_of` says, and `files`, `seconds` of this call.
+        The table as `experiments.figures.document_of` says, and `files`, `seconds` of this call.
 
     Raises:
         ConfigError: a row, exercise or setting that is not there; the folder belongs to another experiment.
@@ -131,18 +132,16 @@ def contents_of(table: str, data: Path, out: Path, config: ExperimentConfig, sto
         found.append((materials.recognition(data, kimore.healthy), recognised))
     if seen and (store is not None or config.stand_ins):
         floors = [row for row in blind if row.kind == "floor" and row.name != "floor_setup"]
-        found.append((_video_material(out, config, store), [*seen, *floors]))
+        found.append((_video_material(data, out, config, store), [*seen, *floors]))
     return found
 
 
-def _video_material(out: Path, config: ExperimentConfig, store: Path | None) -> Material:
+def _video_material(data: Path, out: Path, config: ExperimentConfig, store: Path | None) -> Material:
     from pipelines.experiments import stand_ins
 
     if store is None:
         return stand_ins.videos(out / "stand_ins", config)
-    folds = config.splits or "folds:5"
-    tables = stand_ins.read_store(store)
-    return materials.score_material("video", f"Scored video of {store}", tables, folds, config)
+    return materials.of_store(store, data / "kimore" / "subject_splits.csv", config)
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> None:
@@ -161,39 +160,22 @@ def _tell_mlflow(task: Task, out: Path, tracking: TrackingConfig, material: Mate
     if told.exists():
         return
     assert task.row is not None
-    block = Block(
-        material, [task.row], {task.row.name: {task.split: _predictions_of(task)}}, {task.row.name: 0.0}
-    )
-    (row,) = table_of("table1", [block], "")["blocks"][0]["rows"]
     uri = tracking_uri(tracking, out)
     child = tracking.model_copy(update={"uri": uri, "parent": out})
     about = {"row": task.row.name, "split": task.split, "material": task.material}
     with track(child, task.folder, {**about, **dict(task.settings)}, about, "row") as tracker:
-        tracker.finish(_numbers(row), [])
+        tracker.finish(figures(material, read_results(task)["predictions"]), [])
     told.touch()
-
-
-def _predictions_of(task: Task) -> list[dict[str, Any]]:
-    return read_results(task)["predictions"]
-
-
-def _numbers(row: dict[str, Any]) -> dict[str, float]:
-    """The row's figures that are defined."""
-    found = {
-        name: row[name]["value"] for name in ("mean_rho", "mean_mae", "micro_f1", "macro_f1") if name in row
-    }
-    found |= {f"rho_{part}": value for part, value in row.get("rho", {}).items()}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _headline(document: dict[str, Any]) -> dict[str, float]:
     """One figure for each row of the table."""
     found = {}
     for block in document["blocks"]:
+        name = "mean_rho" if block["task"] == "score" else "micro_f1"
         for row in block["rows"]:
-            for name, value in _numbers(row).items():
-                if name in ("mean_rho", "micro_f1"):
-                    found[f"{block['material']}.{row['row']}.{name}"] = value
+            if row[name]["value"] is not None:
+                found[f"{block['material']}.{row['row']}.{name}"] = row[name]["value"]
     return found
 
 
@@ -213,7 +195,7 @@ def _write(
     told = ", ".join(
         f"{path} {value}" for path, value in sorted(settings.items()) if "checkpoint" not in path
     )
-    document = table_of(table, blocks, f"Settings: {told}.")
+    document = document_of(table, blocks, f"Settings: {told}.")
     files = {name: out / name for name in ("table.md", "table.csv", "table.png", "results.json")}
     write_durably(files["table.md"], markdown(document).encode())
     write_durably(files["table.csv"], csv_text(document).encode())

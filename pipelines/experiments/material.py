@@ -20,6 +20,9 @@ HEALTHY = ("Expert", "NotExpert", "control", "healthy")
 CONTROLS = "controls"
 
 
+VideoTables = tuple[pa.Table, pa.Table, pa.Table]
+
+
 @dataclass(frozen=True)
 class Material:
     """One data set, ready for the rows.
@@ -121,7 +124,7 @@ def kimore(data: Path, config: ExperimentConfig) -> Material:
     splits = (
         read_all_splits(folder / "subject_splits.csv")
         if name == "published"
-        else _made_splits(clips, name, config.seed)
+        else made_splits(clips, name, config.seed)
     )
     return Material(
         name="kimore",
@@ -175,7 +178,7 @@ def class_material(
     name: str, title: str, clips: pa.Table, poses: pa.Table, config: ExperimentConfig
 ) -> Material:
     """Groups of people as classes, in folds that each hold every group; 2-D poses; pretrained on healthy."""
-    splits = _made_splits(clips, config.splits or "folds:5", config.seed)
+    splits = made_splits(clips, config.splits or "folds:5", config.seed)
     settings = (
         ("expert.model.task", "classes"),
         ("expert.sequence.skeleton", "c15"),
@@ -186,27 +189,58 @@ def class_material(
     return Material(name, f"{title}, {said}", clips, poses, None, first, ("",), "classes", True, settings)
 
 
-def score_material(
-    name: str,
-    title: str,
-    tables: tuple[pa.Table, pa.Table, pa.Table | None],
-    folds: str,
-    config: ExperimentConfig,
+def video_material(
+    name: str, title: str, tables: VideoTables, splits: list[Parts], config: ExperimentConfig, *, pooled: bool
 ) -> Material:
-    """Scored exercises with 2-D poses and features of the video, judged over all folds together.
+    """Scored exercises with poses and features of the video.
 
-    There are too few healthy people among them: all training people are pretrained on, their scores unread.
+    There are too few healthy people among drawn ones: all training people are pretrained on, scores unread.
     """
     clips, poses, features = tables
+    settings = (("expert.sequence.skeleton", "c15"), ("pretrain.sequence.skeleton", "c15"))
+    parts, first = chosen_parts(clips, config), _first(splits, config)
+    return Material(name, title, clips, poses, features, first, parts, "score", pooled, settings, None, ())
+
+
+def of_store(store: Path, published: Path, config: ExperimentConfig) -> Material:
+    """Scored video of a user's store: KIMORE's published splits if they are its people's, else folds.
+
+    Args:
+        store: with one table of poses and one of C3D features.
+        published: file of splits; used if it names a person of the store and no others are asked for.
+        config: settings.
+
+    Raises:
+        ConfigError, DataError, CorruptError: as `pipelines.store.snapshot_of`; or splits that do not fit.
+    """
+    clips, poses, features = read_store(store)
     scored = pa.array([score is not None for score in clips["score"].to_pylist()], pa.bool_())
     clips = clips.filter(scored)
-    splits = _made_splits(clips, folds, config.seed)
-    settings = (("expert.sequence.skeleton", "c15"), ("pretrain.sequence.skeleton", "c15"))
-    parts = chosen_parts(clips, config)
-    first = _first(splits, config)
-    return Material(
-        name, title, clips, poses, features, first, parts, "score", pooled=True, settings=settings, well=()
-    )
+    known = read_all_splits(published) if published.is_file() else []
+    here = set(groups_of(clips))
+    if config.splits in ("", "published") and known and here & set(known[0]):
+        name, splits = "published", known
+    else:
+        name = config.splits or "folds:5"
+        splits = made_splits(clips, name, config.seed)
+    title = f"Scored video of {store}, {_said(name, _first(splits, config))}"
+    tables = clips, poses, features
+    return video_material("video", title, tables, splits, config, pooled=name == "leave_one_out")
+
+
+def read_store(store: Path) -> VideoTables:
+    """Clips, poses and C3D features of a store that holds one table of each; the column split is emptied.
+
+    Raises:
+        ConfigError, DataError: as `pipelines.store.snapshot_of`.
+    """
+    from pipelines.store import snapshot_of
+
+    family = "features/c3d_fc6"
+    clips, tables, _ = snapshot_of(store, {"poses": "", family: ""})
+    index = clips.schema.get_field_index("split")
+    empty = pa.nulls(len(clips), pa.string())
+    return clips.set_column(index, clips.schema.field(index), empty), tables["poses"], tables[family]
 
 
 def chosen_parts(clips: pa.Table, config: ExperimentConfig) -> tuple[str, ...]:
@@ -253,7 +287,12 @@ def _healthy(data: Path, names: tuple[str, ...]) -> tuple[pa.Table, pa.Table]:
     return pa.concat_tables(clips), pa.concat_tables(poses)
 
 
-def _made_splits(clips: pa.Table, name: str, seed: int) -> list[Parts]:
+def made_splits(clips: pa.Table, name: str, seed: int) -> list[Parts]:
+    """Splits by name, folds:5 or leave_one_out, of the people of some clips.
+
+    Raises:
+        ConfigError: published ones, or more folds than people.
+    """
     groups = groups_of(clips)
     if name == "leave_one_out":
         return leave_one_out(groups)

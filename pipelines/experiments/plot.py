@@ -10,7 +10,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     """Writes the picture, one panel per data set; rows from the top in the order of the table.
 
     Args:
-        document: of `table.table_of`.
+        document: of `figures.document_of`.
         path: PNG file, replaced whole.
     """
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.config import ExperimentConfig, ExtractConfig
 from pipelines.datasets.recordings import Recordings
-from pipelines.experiments.material import Material, class_material, score_material
+from pipelines.experiments.material import Material, class_material, made_splits, read_store, video_material
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,24 +37,9 @@ def videos(folder: Path, config: ExperimentConfig) -> Material:
         extract(manifest, store, ExtractConfig(kind=kind, random_weights=kind != "pose"))
     folds = "folds:2" if config.quick else "folds:4"
     title = f"Rendered exercises with video, C3D of random weights, {folds.partition(':')[2]} folds ({MARK})"
-    return score_material("video_stand_in", title, read_store(store), folds, config)
-
-
-def read_store(store: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Clips, poses and C3D features of a store that holds one table of each; the column split is emptied.
-
-    Raises:
-        ConfigError, DataError: as `pipelines.store.snapshot_of`.
-    """
-    import pyarrow as pa
-
-    from pipelines.store import snapshot_of
-
-    family = "features/c3d_fc6"
-    clips, tables, _ = snapshot_of(store, {"poses": "", family: ""})
-    index = clips.schema.get_field_index("split")
-    empty = pa.nulls(len(clips), pa.string())
-    return clips.set_column(index, clips.schema.field(index), empty), tables["poses"], tables[family]
+    tables = read_store(store)
+    splits = made_splits(tables[0], folds, config.seed)
+    return video_material("video_stand_in", title, tables, splits, config, pooled=True)
 
 
 def infants(config: ExperimentConfig) -> Material:

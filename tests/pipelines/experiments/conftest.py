@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
             lines.append(f"{name}_Es{exercise},{name},{group},{exercise},{10 + 30 * size:.1f}")
         for number, tested in SPLITS.items():
             splits.append(f"{number},{name},{group},{'test' if person in tested else 'train'}")
-    np.savez(folder / "kimore" / "kimore_positions_f32.npz", **arrays)
+    np.savez(folder / "kimore" / "kimore_positions_f32.npz", allow_pickle=False, **arrays)
     (folder / "kimore" / "kimore_samples.csv").write_text("\n".join(lines) + "\n")
     (folder / "kimore" / "subject_splits.csv").write_text("\n".join(splits) + "\n")
     (folder / "nw_ucla").mkdir()
@@ -41,5 +41,5 @@ def data(tmp_path_factory) -> Path:
         for person in range(1, 5)
         for view in (1, 2, 3)
     }
-    np.savez(folder / "nw_ucla" / "nw_ucla_joints_f32.npz", **views)
+    np.savez(folder / "nw_ucla" / "nw_ucla_joints_f32.npz", allow_pickle=False, **views)
     return folder

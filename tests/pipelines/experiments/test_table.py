@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from aqa_models.metrics import resampled_interval
+from pipelines.experiments.figures import Block, document_of, figures
 from pipelines.experiments.material import Material
 from pipelines.experiments.plot import draw
 from pipelines.experiments.rows import FLOORS, TABLE1, TABLE3
-from pipelines.experiments.table import Block, csv_text, markdown, table_of
+from pipelines.experiments.table import csv_text, markdown
 from pipelines.schema import CLIPS, POSES
 
 ROW, TREES = TABLE1[0], FLOORS[1]
@@ -45,7 +46,7 @@ RESULTS = {
 
 def score_document(**changes) -> dict:
     block = Block(material(**changes), [ROW, TREES], RESULTS, {ROW.name: 1.5, TREES.name: 0.5})
-    return table_of("table1", [block], "note")
+    return document_of("table1", [block], "note")
 
 
 def test_means_over_splits_and_exercises_by_hand():
@@ -63,6 +64,25 @@ def test_means_over_splits_and_exercises_by_hand():
     assert "against_trees" not in trees
 
 
+def test_a_row_is_compared_with_its_random_start():
+    us, s = TABLE1[2], TABLE1[1]
+    results = {us.name: RESULTS[ROW.name], s.name: RESULTS[TREES.name]}
+    block = Block(material(), [us, s], results, {us.name: 0.0, s.name: 0.0})
+    document = document_of("table1", [block], "")
+    pretrained, random = document["blocks"][0]["rows"]
+    assert pretrained["against_random"]["rho"]["mean"] == pytest.approx(0.95)
+    assert pretrained["against_random"]["mae"]["mean"] == pytest.approx(0.375 - 1.25)
+    assert pretrained["against_trees"] == {"rho": None, "mae": None}
+    assert "against_random" not in random
+    assert "| +0.950, 2 of 2, p " in markdown(document)
+
+
+def test_figures_of_one_split_without_intervals():
+    found = figures(material(), RESULTS[ROW.name][0])
+    told = {"rho_Es1": 1.0, "rho_Es2": 0.8, "mean_rho": 0.9, "mean_mae": 0.25}
+    assert found == pytest.approx(told)
+
+
 def test_pooled_material_is_judged_together_and_its_interval_is_by_subject():
     row, _ = score_document(pooled=True)["blocks"][0]["rows"]
     assert row["mean_mae"]["value"] == pytest.approx((0.25 + 0.5) / 2)
@@ -73,7 +93,7 @@ def test_pooled_material_is_judged_together_and_its_interval_is_by_subject():
 def test_a_constant_prediction_has_no_rank_correlation():
     constant = {ROW.name: {k: answers([2.0] * 4, "Es1") + answers([2.0] * 4, "Es2") for k in (0, 1)}}
     block = Block(material(), [ROW], constant, {ROW.name: 0.0})
-    document = table_of("table1", [block], "")
+    document = document_of("table1", [block], "")
     (row,) = document["blocks"][0]["rows"]
     assert row["mean_rho"]["value"] is None
     assert row["mean_mae"]["value"] == 1.0
@@ -83,7 +103,7 @@ def test_a_constant_prediction_has_no_rank_correlation():
 def test_a_row_with_some_splits_says_so_and_one_without_any_is_left_out():
     partial = {ROW.name: {0: RESULTS[ROW.name][0]}}
     block = Block(material(), [ROW, TREES], partial, {ROW.name: 0.0, TREES.name: 0.0})
-    document = table_of("table1", [block], "")
+    document = document_of("table1", [block], "")
     assert [row["row"] for row in document["blocks"][0]["rows"]] == [ROW.name]
     assert "(1 of 2 splits)" in markdown(document)
 
@@ -100,7 +120,7 @@ def test_classes_by_hand():
         {TABLE3[1].name: {0: told[:1], 1: told[1:]}},
         {TABLE3[1].name: 0},
     )
-    document = table_of("table3", [block], "")
+    document = document_of("table3", [block], "")
     (row,) = document["blocks"][0]["rows"]
     assert row["micro_f1"]["value"] == 0.75
     assert row["macro_f1"]["value"] == pytest.approx((2 / 3 + 0.8) / 2)
