@@ -12,6 +12,9 @@ camera stood and how the feet were set (9 numbers), patient or control, and the 
 Differences to the trees are paired over the splits by the corrected resampled t-test. Rows called `person`
 see all recordings of the test person: another task. `angles` is kernels and trees, `angles_network` has three
 networks besides.
+
+`--protocols parts` tells on the published splits what each part of `angles` is worth: every member alone, the
+average without the calibrating lines, and a model for each exercise instead of one for all.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +120,38 @@ def score_split(
     }
 
 
+def score_parts(all_: Recordings, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """Scores of the test recordings by parts of the angles expert, beside all of it and the floors."""
+    known = [all_.performances[row] for row in train]
+    asked = [Performance(p.channels, p.exercise, p.subject) for p in (all_.performances[row] for row in test)]
+    predicted = floors(all_, train, test, seed=0)
+    expert = fit_expert(known, RATE_HZ, 0, 5, seed=0)
+    predicted["angles"] = expert.predict(asked)
+    plain = np.stack([expert.mean, expert.deviation], axis=1)  # instead of the lines: standardised to points
+    predicted["not_calibrated"] = replace(expert, lines=plain).predict(asked)
+    for place, name in enumerate(expert.members):
+        alone = np.eye(len(expert.members))[place]
+        predicted[f"{name}_alone"] = replace(expert, weights=alone, lines=plain).predict(asked)
+    predicted["one_per_exercise"] = np.zeros(len(test))
+    for kind in sorted({p.exercise for p in asked}):
+        single = fit_expert([p for p in known if p.exercise == kind], RATE_HZ, 0, 5, seed=0)
+        rows = [row for row, p in enumerate(asked) if p.exercise == kind]
+        predicted["one_per_exercise"][rows] = single.predict([asked[row] for row in rows])
+    return {
+        "train": sorted({all_.subjects[row] for row in train}),
+        "rows": test.tolist(),
+        "predicted": {name: values.tolist() for name, values in predicted.items()},
+        "chosen": {},
+    }
+
+
 def protocols(all_: Recordings, data: Path, wanted: list[str]) -> Iterator[tuple[str, str, np.ndarray]]:
     """(protocol, name of the split, (N,) whether a recording is tested)."""
     names = np.array(all_.subjects)
-    if "published" in wanted:
-        parts: dict[str, list[str]] = {}
-        with (data / "subject_splits.csv").open() as file:
-            for row in csv.DictReader(file):
-                parts.setdefault(row["repeat"], []).extend([row["subject"]] if row["part"] == "test" else [])
-        for repeat, tested in sorted(parts.items(), key=lambda item: int(item[0])):
-            yield "published", repeat, np.isin(names, tested)
+    for protocol in ("published", "parts"):
+        if protocol in wanted:
+            for repeat, tested in published_splits(data):
+                yield protocol, repeat, np.isin(names, tested)
     if "five_fold" in wanted:
         folds = fold_subjects(all_.subjects, all_.score, 5, seed=0)
         for fold in range(5):
@@ -133,6 +159,15 @@ def protocols(all_: Recordings, data: Path, wanted: list[str]) -> Iterator[tuple
     if "leave_one_out" in wanted:
         for name in sorted(set(all_.subjects)):
             yield "leave_one_out", name, names == name
+
+
+def published_splits(data: Path) -> list[tuple[str, list[str]]]:
+    """Repeat and its test subjects."""
+    parts: dict[str, list[str]] = {}
+    with (data / "subject_splits.csv").open() as file:
+        for row in csv.DictReader(file):
+            parts.setdefault(row["repeat"], []).extend([row["subject"]] if row["part"] == "test" else [])
+    return sorted(parts.items(), key=lambda item: int(item[0]))
 
 
 def by_exercise(all_: Recordings, rows: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -216,12 +251,14 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     done: dict[str, list[dict[str, Any]]] = {}
     for protocol, name, tested in protocols(all_, arguments.data, arguments.protocols.split(",")):
-        seeds = 0 if protocol == "leave_one_out" else arguments.seeds
+        seeds = 0 if protocol in ("leave_one_out", "parts") else arguments.seeds
         file = arguments.work / f"{protocol}-{name}-{seeds}x{arguments.epochs}.json"
         if not file.exists():
-            split = score_split(
-                all_, np.flatnonzero(~tested), np.flatnonzero(tested), seeds, arguments.epochs
-            )
+            train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+            if protocol == "parts":
+                split = score_parts(all_, train, test)
+            else:
+                split = score_split(all_, train, test, seeds, arguments.epochs)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(split))
             partial.replace(file)
@@ -233,7 +270,7 @@ def main() -> None:
         told[protocol] = {}
         if protocol != "leave_one_out":
             told[protocol]["splits"] = summary(all_, splits)
-        if protocol != "published":
+        if protocol not in ("published", "parts"):
             told[protocol]["together"] = together(all_, splits)
         told[protocol]["chosen"] = [split["chosen"] for split in splits]
         print_rows(protocol, told[protocol])

@@ -111,6 +111,7 @@ def import_(
     videos: Path | None = None,
     steps_from: Path | None = None,
     repetitions: Path | None = None,
+    splashes: Path | None = None,
 ) -> tuple[pa.Table, pa.Table | None, dict]:
     """Read a data set from a user's disk.
 
@@ -129,6 +130,7 @@ def import_(
         videos: folder of the dives' videos or pictures (fine_diving and mtl_aqa only).
         steps_from: FineDiving's folder, for the transitions of mtl_aqa.
         repetitions: EGCN's tables of KIMORE's repetitions, a folder or repetitions_long.csv (kimore only).
+        splashes: folder of the dives' splash masks (fine_diving only).
 
     Returns:
         Clips, poses (None where the source holds no keypoints), and a report.
@@ -141,7 +143,7 @@ def import_(
     given = {
         "samples": samples, "tracking": tracking, "skeleton": skeleton, "unit": unit, "rate_hz": rate_hz,
         "width": width, "height": height, "videos": videos, "steps_from": steps_from,
-        "repetitions": repetitions,
+        "repetitions": repetitions, "splashes": splashes,
     }  # fmt: skip
     check_options(kind, given)
     clips, poses, report = read(kind, source, given)

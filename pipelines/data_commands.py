@@ -70,6 +70,7 @@ def import_(
     videos: Path | None = None,
     steps_from: Path | None = None,
     repetitions: Path | None = None,
+    splashes: Path | None = None,
     call: _Call,
 ) -> Any:
     """Read a data set into the store: its clips, and its keypoints where it has them.
@@ -107,13 +108,15 @@ def import_(
         FineDiving's folder, whose steps the same dives of mtl_aqa take over.
     repetitions
         EGCN's tables of repetitions, a folder or repetitions_long.csv (kimore only).
+    splashes
+        Folder of COMPETITION/NUMBER.pkl with splash masks (fine_diving only).
     """
     from pipelines import data
 
     clips, poses, report = data.import_(
         kind, source, samples=samples, tracking=tracking_states, skeleton=skeleton, unit=unit,
         rate_hz=rate_hz, split_index=split_index, splits=splits, width=width, height=height, videos=videos,
-        steps_from=steps_from, repetitions=repetitions,
+        steps_from=steps_from, repetitions=repetitions, splashes=splashes,
     )  # fmt: skip
     report["store"] = data.put(store, kind, clips, poses)
     return Result(report, text="\n".join([*data.report_lines(report), to_text(report["store"])]))

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "samples", "tracking", "skeleton", "unit", "rate_hz", "width", "height", "videos", "steps_from",
-    "repetitions",
+    "repetitions", "splashes",
 )  # fmt: skip
 _FIT = {
     "kimore": {"repetitions"},
     "keypoints": {"samples", "tracking", "skeleton", "unit", "rate_hz"},
-    "fine_diving": {"videos", "rate_hz"},
+    "fine_diving": {"videos", "rate_hz", "splashes"},
     "mtl_aqa": {"videos", "rate_hz", "steps_from"},
     "utkinect": {"rate_hz"},
 }
@@ -61,7 +61,7 @@ def _read_clips(kind: str, source: Path, given: dict[str, Any]) -> tuple[pa.Tabl
     if kind == "fine_diving":
         from pipelines.datasets.fine_diving import read_fine_diving
 
-        clips, report = read_fine_diving(source, given["videos"], rate_hz)
+        clips, report = read_fine_diving(source, given["videos"], rate_hz, given["splashes"])
     else:
         from pipelines.datasets.mtl_aqa import read_mtl_aqa
 

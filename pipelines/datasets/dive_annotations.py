@@ -46,6 +46,7 @@ class Dive:
         num_frames: T, at the rate of the annotation.
         judge_scores: 3 or 5 that counted, or all 7; None if not known.
         labels: (T,) sub-action of each frame; None if not annotated.
+        splash: share of the picture x seconds; None if not known.
     """
 
     competition: str
@@ -56,6 +57,7 @@ class Dive:
     num_frames: int
     judge_scores: tuple[float, ...] | None
     labels: np.ndarray | None
+    splash: float | None = None
 
     @property
     def clip_id(self) -> str:
@@ -242,6 +244,7 @@ def clip_rows(
                 judge_scores=dive.judge_scores,
                 transitions_s=[start / rate_hz for start in starts] if dive.labels is not None else None,
                 procedures=[names[label] for label in labels] if names and labels else None,
+                splash=dive.splash,
                 split=split,
             )
         )

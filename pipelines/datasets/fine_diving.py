@@ -31,6 +31,7 @@ from pipelines.datasets.dive_annotations import (
     read_splits,
 )
 from pipelines.datasets.problems import Problems, first_names
+from pipelines.datasets.splashes import with_splashes
 from pipelines.errors import DataError
 
 AQA = "fine-grained_annotation_aqa.pkl"
@@ -41,7 +42,7 @@ _FIELDS = ("action_type", "dive_score", "difficulty", "steps_transit_frames", "f
 
 
 def read_fine_diving(
-    folder: Path, videos: Path | None = None, rate_hz: float = RATE_HZ
+    folder: Path, videos: Path | None = None, rate_hz: float = RATE_HZ, splashes: Path | None = None
 ) -> tuple[pa.Table, dict]:
     """Read the annotations.
 
@@ -49,6 +50,7 @@ def read_fine_diving(
         folder: of the pickles.
         videos: see `dive_annotations.clip_rows`.
         rate_hz: frames per second of the annotated frames.
+        splashes: folder of splash masks, see `splashes.py`; None = `splash` stays empty.
 
     Returns:
         Clips, and a report with counts and audits.
@@ -61,6 +63,9 @@ def read_fine_diving(
     dives = read_dives(folder)
     splits = read_splits(folder, SPLITS, dives)
     dives, warnings = _with_judges(folder, dives)
+    if splashes is not None:
+        found, told = with_splashes(dives.values(), splashes, rate_hz)
+        dives, warnings = dict(zip(dives, found, strict=True)), warnings + told
     names = read_names(folder)
     if not names:
         warnings.append(f"there is no {TABLE}, so the sub-actions have no names")

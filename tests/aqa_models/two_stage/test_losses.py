@@ -153,6 +153,7 @@ def test_order_accuracy_takes_the_best_permutation():
     assert order_accuracy(logits, orders).tolist() == pytest.approx([1.0, 1 / 3, 1.0])
 
 
+@pytest.mark.slow
 def test_it_learns_to_inpaint():
     """Sixty steps on one batch bring the error of the missing limb well below that of a guess of zero."""
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ def test_install_twice_adds_one_finder():
     assert len(sys.meta_path) == before
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_install_and_it_suffices():
     code = "from pipelines.stages import mmpose_compat as c; c.install(); import mmpose.apis, mmdet.apis"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
