@@ -15,7 +15,7 @@ import pytest
 
 from pipelines import experiment, fit
 from pipelines.config import ExperimentConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, CorruptError
 from pipelines.experiments.rows import size_settings
 
 TINY = ("pretrain.model.encoder_units=4", "pretrain.model.decoder_units=4", "expert.epochs=2")
@@ -79,6 +79,28 @@ def test_controls_are_pretrained_on_for_each_split_alone(run, tmp_path):
         folder = tmp_path / "table1" / "pretrain" / f"inpaint_pace-kimore-split-{number}"
         people.append(set(json.loads((folder / "model" / "config.json").read_text())["subjects"]))
     assert people == [{f"kimore/P{k}" for k in range(6) if k not in out} for out in ((0, 1), (2, 3))]
+
+
+def test_ray_tasks_give_the_same_table(run, tmp_path, local_ray):
+    rows = ("floor_median", "floor_group", "floor_setup")
+    here, _ = run(rows=rows, max_splits=2)
+    (tmp_path / "table1").rename(tmp_path / "here")
+    there, said = run(rows=rows, max_splits=2, cores=2)
+    assert len(said) == 8
+
+    def figures(document: dict) -> list[tuple]:
+        return [(row["row"], row["rho"], row["mean_mae"]) for row in document["blocks"][0]["rows"]]
+
+    assert figures(there) == figures(here)
+
+
+def test_an_error_of_a_ray_task_is_the_users_error(run, tmp_path, local_ray):
+    """A damaged run folder is found by the worker."""
+    folder = tmp_path / "table1" / "rows" / "kimore" / "nonexpert_S" / "split-0" / "Es1"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(CorruptError, match="is not readable as JSON"):
+        run(rows=("nonexpert_S",), cores=2)
 
 
 def test_table2_recognises_actions_beside_the_scores(run):
