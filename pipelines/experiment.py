@@ -200,6 +200,6 @@ def _write(
     write_durably(files["table.md"], markdown(document).encode())
     write_durably(files["table.csv"], csv_text(document).encode())
     draw(document, files["table.png"])
-    document["files"] = {name: os.fspath(path) for name, path in files.items()}
     write_durably(files["results.json"], to_json({**document, "settings": settings}).encode())
+    document["files"] = {name: os.fspath(path) for name, path in files.items()}
     return document
