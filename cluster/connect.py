@@ -73,7 +73,7 @@ def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[N
     local = address in ("", "local")
     if not local:
         _check_address(address)
-    _choose_authentication(local=local)
+    choose_authentication(local=local)
     import ray
 
     if ray.is_initialized():
@@ -161,9 +161,9 @@ def _join(address: str, *, verbose: bool) -> None:
             remedy = "Use the versions of the cluster, or start it from this environment"
         raise ClusterUnavailable(address, text.rstrip("."), remedy) from error
     joined = ray.get_runtime_context().gcs_address
-    if address == "auto" and not _secure_enough(joined.rpartition(":")[0]):
+    if address == "auto" and not secure_enough(joined.rpartition(":")[0]):
         ray.shutdown()
-        raise _insecure(joined)
+        raise insecure(joined)
 
 
 def _check_address(address: str) -> None:
@@ -177,8 +177,8 @@ def _check_address(address: str) -> None:
         raise ClusterUnavailable(
             address, "RAY_ADDRESS is not host:port of a cluster's GCS", "Give e.g. 10.0.0.1:6379, or unset it"
         )
-    if not _secure_enough(host):
-        raise _insecure(address)
+    if not secure_enough(host):
+        raise insecure(address)
     try:
         with socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S) as probe:
             if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):
@@ -195,11 +195,13 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _secure_enough(host: str) -> bool:
+def secure_enough(host: str) -> bool:
+    """True if nobody else reaches `host`, a token protects it, or the user vouches for its network."""
     return not reachable_from_outside(host) or protected() or os.environ.get(ALLOW_INSECURE) == "1"
 
 
-def _insecure(address: str) -> InsecureCluster:
+def insecure(address: str) -> InsecureCluster:
+    """The refusal of an open cluster."""
     return InsecureCluster(
         address,
         "this Ray cluster is reachable from other machines and no token protects it",
@@ -208,7 +210,7 @@ def _insecure(address: str) -> InsecureCluster:
     )
 
 
-def _choose_authentication(*, local: bool) -> None:
+def choose_authentication(*, local: bool) -> None:
     """Say explicitly whether calls carry a token; a local Ray gets one that lives as long as this process.
 
     A local Ray listens on the machine's own address, not on loopback alone, so it needs a token as well.

@@ -25,9 +25,13 @@ from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
 from pipelines.experiment_commands import experiment_app
 from pipelines.flags import attach_settings, settings
+from pipelines.jobs_commands import jobs_app
+from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
+from pipelines.redact import RedactingFormatter, redact
 from pipelines.result import Result, to_json
 from pipelines.store_commands import store_app
+from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
 
 INTERRUPTED = 130
@@ -44,7 +48,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
-for child in (data_app, store_app, train_app, experiment_app, config_app, pose_app):
+for child in (
+    data_app, store_app, train_app, experiment_app, config_app, pose_app, tracking_app, models_app, jobs_app,
+):  # fmt: skip
     app.command(child)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
@@ -150,7 +156,8 @@ def show(*, call: _Call) -> Any:
 
     config, origins = resolve(call.config_file, os.environ)
     return [
-        {"setting": path, "value": value, "origin": origins[path]} for path, value in flatten(config).items()
+        {"setting": path, "value": redact(value), "origin": origins[path]}
+        for path, value in flatten(config).items()
     ]
 
 
@@ -199,7 +206,7 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
     """Logging to stderr, and no telemetry unless the user asked for it."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s" if not verbose else "%(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(message)s" if not verbose else "%(name)s: %(message)s"))
     for package in ("pipelines", "cluster"):
         logger = logging.getLogger(package)
         logger.handlers, logger.propagate = [handler], False
@@ -214,7 +221,8 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become one text on stderr."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
-    as_json, verbose = "--json" in tokens, "--verbose" in tokens or "-v" in tokens
+    own = tokens[: tokens.index("--")] if "--" in tokens else tokens  # the rest is the command of a job
+    as_json, verbose = "--json" in own, "--verbose" in own or "-v" in own
     try:
         attach_settings(tokens)
         result = app.meta(tokens, exit_on_error=False, print_error=False)
@@ -232,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a text
         known = as_aqa_error(error)
         if verbose:
-            traceback.print_exception(error)
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
         if known is None:
             cause = f"bug: {type(error).__name__}: {error}"
             remedy = "run again with --verbose and report the traceback"
@@ -243,9 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(kind: str, fields: tuple[str, str, str], exit_code: int, text: str, as_json: bool) -> int:
-    print(text, file=sys.stderr)
+    print(redact(text), file=sys.stderr)
     if as_json:
-        where, cause, remedy = fields
+        where, cause, remedy = redact(fields)
         document = {"type": kind, "where": where, "cause": cause, "remedy": remedy, "exit_code": exit_code}
         print(to_json({"error": document}))
     return exit_code

@@ -341,6 +341,10 @@ class TrackingConfig(Section):
     """Tracking URI; empty = MLFLOW_TRACKING_URI, else mlflow.db beside the run."""
     experiment: str = "aqa"
     """Name of the MLflow experiment the run belongs to."""
+    parent: Path | None = None
+    """Folder of the run whose child this one is in MLflow (a sweep, a workflow, a cross-validation)."""
+    registered_model: str = ""
+    """Model whose next version an evaluated run becomes; empty = its kind: expert, angles, hp_mcore."""
 
 
 class Config(Section):

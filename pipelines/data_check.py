@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KNOWN: dict[str, dict[str, Any]] = {
     "kimore": {
         "recordings": 383, "usable": 383, "subjects": 78, "frames": 286_060, "labelled": 378,
-        "missing_cells": 7, "masked_joints": 0,
+        "missing_cells": 7, "masked_joints": 0, "subjects_rated_otherwise": 5,
         "labelled_by_action": {"Es1": 77, "Es2": 75, "Es3": 75, "Es4": 76, "Es5": 75},
         "subjects_by_group": {"BackPain": 8, "Expert": 17, "NotExpert": 27, "Parkinson": 16, "Stroke": 10},
     },
@@ -58,6 +58,7 @@ def check(kind: str, source: Path, *, repetitions: Path | None = None) -> dict:
     Returns:
         counts, missing cells (a subject without recording of an action) and scores, hashes of the files and
         of the keypoints, rejected recordings and warnings; and `known`: what was found beside what is known.
+        Of kimore also `subjects_rated_otherwise`: their scores are no multiples of a third.
 
     Raises:
         ConfigError, DataError, SecurityError, StorageError: as `pipelines.data.import_`.
@@ -68,6 +69,9 @@ def check(kind: str, source: Path, *, repetitions: Path | None = None) -> dict:
     clips, poses, report = read(kind, Path(source), given)
     cells = _missing_cells(clips)
     counts = _counts(clips, poses, report) | {"missing_cells": len(cells)}
+    otherwise = _rated_otherwise(clips) if kind == "kimore" else []
+    if kind == "kimore":
+        counts["subjects_rated_otherwise"] = len(otherwise)
     known = {
         name: {"found": counts.get(name), "known": value, "same": counts.get(name) == value}
         for name, value in KNOWN.get(kind, {}).items()
@@ -80,6 +84,7 @@ def check(kind: str, source: Path, *, repetitions: Path | None = None) -> dict:
         "as_known": all(item["same"] for item in known.values()) if known else None,
         "missing_cells": cells,
         "missing_scores": _missing_scores(clips),
+        **({"subjects_rated_otherwise": otherwise} if otherwise else {}),
         "rejected": report.get("rejected", []),
         "warnings": report["warnings"],
         **(_hashes(poses) if poses is not None else {}),
@@ -102,6 +107,9 @@ def check_lines(document: dict) -> list[str]:
         if document[name]:
             shown = first_names(document[name], SHOWN)
             lines.append(f"{name.replace('_', ' ')} are {len(document[name]):,}: {shown}")
+    if otherwise := document.get("subjects_rated_otherwise"):
+        names = first_names(otherwise, SHOWN)
+        lines.append(f"scores that are no multiples of 1/3, another way of rating: {names}")
     lines += [f"rejected {item['clip_id']}: {item['message']}" for item in document["rejected"][:SHOWN]]
     if "files" in document:
         lines.append(f"{len(document['files']):,} files, sha256 of all {document['files_sha256']}")
@@ -155,6 +163,13 @@ def _missing_scores(clips: pa.Table) -> list[str]:
     if all(score is None for score in scores):
         return []
     return [name for name, score in zip(clips["clip_id"].to_pylist(), scores, strict=True) if score is None]
+
+
+def _rated_otherwise(clips: pa.Table) -> list[str]:
+    """Subjects with a score between the thirds of a point, on which the scores of all others lie."""
+    pairs = zip(clips["subject_id"].to_pylist(), clips["score"].to_pylist(), strict=True)
+    # 1e-4: published scores are rounded to 6 decimals.
+    return sorted({name for name, score in pairs if score and abs(3 * score - round(3 * score)) > 1e-4})
 
 
 def _hashes(poses: pa.Table) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from pipelines import __version__
+from pipelines.redact import redact
 
 _SYNC = "make demo (or: uv sync)"
 _POSE = "uv sync --group pose (pip: see the README)"
@@ -159,7 +160,7 @@ def _tracking() -> list[Row]:
     rows = [
         _row(
             "mlflow store",
-            uri or "mlflow.db beside each run (SQLite)",
+            redact(uri) or "mlflow.db beside each run (SQLite)",
             "warn" if folder else "ok",
             "this MLflow refuses file stores; use sqlite:///path/mlflow.db" if folder else "",
         )

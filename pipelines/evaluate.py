@@ -20,6 +20,7 @@ from pipelines.checkpoint import bundle_kind, load_bundle, write_durably
 from pipelines.config import Config, EvaluateConfig
 from pipelines.errors import CorruptError, DataError
 from pipelines.motion import Motion, load_motions, make_sequences
+from pipelines.plots import score_scatter
 from pipelines.store import snapshot_of
 from pipelines.tracking import log_evaluation
 
@@ -38,9 +39,20 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
         store: the feature store.
         config: the section `evaluate` is used.
 
+    A run that is tracked gets its bundle, which MLflow registers.
+
     Returns and raises: see `evaluate_tables`, for dives `hp_mcore.evaluate.evaluate_tables`, for body angles
     `angles_expert.evaluate.evaluate_tables`.
     """
+    from pipelines.models import publish
+
+    result = _evaluate(run, store, config)
+    if not result["stored"] or not (run / "bundle").exists():
+        publish(run, store, config.tracking)
+    return result
+
+
+def _evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
     kind = bundle_kind(run)
     if kind == "hp_mcore":
         from pipelines.hp_mcore import evaluate as dives
@@ -124,19 +136,20 @@ def motions_to_judge(
         DataError: there are none, or a test subject took part in training.
     """
     wanted, classes = description["targets"], description.get("classes", {})
+    known = description["actions"] if classes else wanted
     motions = [
         motion
         for motion in load_motions(clips, poses, features)
         if motion.split == "test"
         and (motion.group in classes if classes else motion.score is not None)
-        and (classes or motion.action_type in wanted)
+        and motion.action_type in known
     ]
     if not motions:
-        needed = f"a score, and an action type of {sorted(wanted)}"
-        needed = f"a group of {list(classes)}" if classes else needed
+        needed = f"a group of {list(classes)}" if classes else "a score"
+        needed = "video features, " * (features is not None) + needed
         raise DataError(
             "clips table",
-            f"no row has split test, a pose, {needed}",
+            f"no row has split test, a pose, {needed}, and an action type of {sorted(known)}",
             "fill the column split of the clips table (docs/data.md), or name the store of the training",
         )
     leaked = sorted({motion.subject for motion in motions} & set(description["subjects"]))
@@ -180,7 +193,10 @@ def answer_once(
     numbers = {name: result[name]["value"] for name in _TRACKED if name in result}
     files = [run_dir / "metrics.json", run_dir / "predictions.parquet"]
     told = {f"test_{name}": value for name, value in numbers.items() if value is not None}
-    log_evaluation(run_dir, told, files)
+    if picture := score_scatter(rows, run_dir / "plots" / "scores.png"):
+        files.append(picture)
+    about = {"digest": question, "clips": len(rows)}
+    log_evaluation(run_dir, told, files, step=stored.get("evaluations", 0), dataset=about)
     return {**result, "stored": False}
 
 
@@ -243,10 +259,11 @@ def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[st
 
 
 def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
-    """(N, K) float64: standardised score, or logarithm of each class's probability.
+    """(N, K) float64: standardised score, or logarithm of each class's probability (mean of the views').
 
     Raises:
-        DataError: a motion has another number of coordinates, or other video features, than in training.
+        DataError: a motion has another number of coordinates or other video features than in training, or
+            an action type that training did not have.
     """
     import torch
 

@@ -26,11 +26,14 @@ def as_aqa_error(error: BaseException) -> AqaError | None:
 
 
 def _cluster_error(error: BaseException) -> AqaError | None:
-    """cluster/ may not import pipelines, so its two errors get their exit codes here."""
+    """cluster/ may not import pipelines, so its errors get their exit codes here."""
     if "cluster.connect" not in sys.modules:  # then none of its errors can have come up
         return None
     from cluster.connect import ClusterUnavailable, InsecureCluster
+    from cluster.secret import SecretFound
 
+    if isinstance(error, SecretFound):
+        return SecurityError(error.where, error.cause, error.remedy)
     if not isinstance(error, ClusterUnavailable):
         return None
     kind = SecurityError if isinstance(error, InsecureCluster) else ClusterError

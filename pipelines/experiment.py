@@ -86,7 +86,9 @@ def run(
         for wave in waves:
             run_tasks(wave, by_name, config.cores, finished)
         document = _write(table, contents, waves[1], settings, out)
-        tracker.finish(_headline(document), [])
+        tracker.metrics(_headline(document), step=sum(task.finished for task in waves[1]))
+        for name in ("table.md", "table.csv", "table.png"):
+            tracker.artifact(out / name)
     document["seconds"] = time.perf_counter() - began
     return document
 
@@ -164,7 +166,7 @@ def _tell_mlflow(task: Task, out: Path, tracking: TrackingConfig, material: Mate
     child = tracking.model_copy(update={"uri": uri, "parent": out})
     about = {"row": task.row.name, "split": task.split, "material": task.material}
     with track(child, task.folder, {**about, **dict(task.settings)}, about, "row") as tracker:
-        tracker.finish(figures(material, read_results(task)["predictions"]), [])
+        tracker.metrics(figures(material, read_results(task)["predictions"]))
     told.touch()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +54,8 @@ def read_inputs(
         device: where the tensors shall be.
 
     Raises:
-        DataError: a video is too short for the appearance stream, or of another network than in training.
+        DataError: the training had no clip of an action type; a clip has no video features and the model
+            needs them, or they are too short for the appearance stream, or of another network.
     """
     config = SequenceConfig(**description["sequence"])
     views = (
@@ -67,12 +67,22 @@ def read_inputs(
             [standardised(item, kind, scale) for item, kind in zip(view, kinds, strict=True)]
             for view in views
         ]
-    known = {name: index for index, name in enumerate(description["actions"])}
+    _check_actions(motions, description["actions"])
     return ExpertInputs(
         views=[[torch.from_numpy(item.x).to(device) for item in view] for view in views],
-        actions=torch.tensor([known.get(kind, 0) for kind in kinds], device=device),
+        actions=torch.tensor([description["actions"].index(kind) for kind in kinds], device=device),
         videos=_videos(motions, description, device),
     )
+
+
+def _check_actions(motions: list[Motion], known: list[str]) -> None:
+    for motion in motions:
+        if motion.action_type not in known:
+            raise DataError(
+                f"clip {motion.clip_id}",
+                f"has action type {motion.action_type!r}, but training had {known}",
+                "give training clips of this action type, or leave it out",
+            )
 
 
 def _videos(motions: list[Motion], description: dict[str, Any], device: torch.device) -> list[Tensor] | None:
@@ -82,7 +92,13 @@ def _videos(motions: list[Motion], description: dict[str, Any], device: torch.de
     fewest = MIN_SEGMENTS if description["model"]["appearance"] == "modules" else 1
     videos = []
     for motion in motions:
-        video = np.empty((0, channels), np.float32) if motion.video is None else motion.video
+        video = motion.video
+        if video is None:
+            raise DataError(
+                f"clip {motion.clip_id}",
+                "has no features of the video, and this expert has an appearance stream",
+                f"run `aqa extract --kind {description['feature_kind']}`, and train with --features KEY",
+            )
         if video.shape[1] != channels:
             raise DataError(
                 f"clip {motion.clip_id}",

@@ -53,6 +53,7 @@ class ExpertPhase:
     Args:
         train: training clips.
         val: validation clips; empty = each member leaves other people of train out and is validated on them.
+            Only the statistics that standardise scores and angles are those of all of train.
         config: settings.
         device: where to train.
         pretrained: weights and description of a non-expert; None = random weights.
@@ -78,7 +79,8 @@ class ExpertPhase:
         self.description["encoder"] = encoder | {"pad_literal": False}
         self.inputs = read_inputs(motions, sequences, self.describe(), device)
         self.targets = self._targets(motions).to(device)
-        parts = [-1] * len(train) if val else folds(train, config.members, config.seed)
+        self.leaves_out = not val
+        parts = folds(train, config.members, config.seed) if self.leaves_out else [-1] * len(train)
         self.fold = torch.tensor(parts + [-1] * len(val), device=device)
         self.val_rows = list(range(len(train) if val else 0, len(motions)))
         self.model = self._build(pretrained).to(device)
@@ -94,8 +96,9 @@ class ExpertPhase:
         loss = torch.zeros((), device=self.device)
         for member, expert in enumerate(self.model.experts):
             draws = [self._draw(row, epoch, member) for row in rows]
-            answer = self._answer_shown(expert, member, rows, draws)
-            loss = loss + self._loss(answer, rows, self.fold[rows] != member, total)
+            counts = self.fold[rows] != member
+            answer = self._answer_shown(expert, member, rows, draws, counts if self.leaves_out else None)
+            loss = loss + self._loss(answer, rows, counts, total)
         parameters = {part: list(module.parameters()) for part, module in self.parts.items()}
         flat = torch.autograd.grad(loss / total, [p for group in parameters.values() for p in group])
         routed, begin = {}, 0
@@ -182,8 +185,10 @@ class ExpertPhase:
             view=int(generator.random() * len(self.inputs.views)),
         )
 
-    def _answer_shown(self, expert: Expert, member: int, rows: list[int], draws: list[Draw]) -> Tensor:
-        """(B, N) answers to what the draws show."""
+    def _answer_shown(
+        self, expert: Expert, member: int, rows: list[int], draws: list[Draw], counts: Tensor | None
+    ) -> Tensor:
+        """(B, N) answers to what the draws show; normalised as the clips that count are, None = all."""
         features = torch.stack([draw.features for draw in draws])
         shown = list(zip(rows, draws, strict=True))
         if self.states is None:
@@ -194,10 +199,8 @@ class ExpertPhase:
             kept = self.states[member]
             states, valid = pad_front([kept[d.view][r][0][d.window] for r, d in shown])
             final = torch.stack([kept[d.view][r][1] for r, d in shown])
-        video = self.inputs.video_batch(rows)
-        return expert.head(
-            states * features[:, None], valid, final * features, self.inputs.actions[rows], video
-        )
+        actions, video = self.inputs.actions[rows], self.inputs.video_batch(rows)
+        return expert.head(states * features[:, None], valid, final * features, actions, video, counts)
 
     def _answer(self, expert: Expert, member: int, rows: list[int]) -> Tensor:
         """(B, N) answers to whole clips, averaged over their views."""

@@ -77,25 +77,14 @@ def train_expert(
     """Trains the expert on scored motion, or on motion of known groups.
 
     Args:
-        pretrained: run folder of `pretrain`; None = an encoder with random weights of config.encoder_units.
+        pretrained: run folder of `pretrain`; None = an encoder with random weights, of the kind and size that
+            config says.
         features: rows of FEATURES, if the expert has an appearance stream.
 
     Other arguments, result and errors: see `pretrain`. Clips without a score (of task classes: without a
     group), and of other action types than config.action_types if any are given, are left out.
     """
     _check_expert(config, pretrained, features)
-    if pretrained is not None:
-        _, description = load_bundle(pretrained, "nonexpert")
-        wanted = config.model_dump(mode="json")["sequence"]
-        check_identity(pretrained, description["sequence"], wanted)
-        known = set(description["subjects"])
-        for clip in clips.to_pylist():
-            if clip["split"] == "test" and subject_of(clip) in known:
-                raise DataError(
-                    f"subject {subject_of(clip)}",
-                    f"is a test subject, but {pretrained} was pretrained on it",
-                    "pretrain on the training split only",
-                )
     scored = config.model.task == "score"
     motions = [
         motion
@@ -104,14 +93,48 @@ def train_expert(
         and (not config.action_types or motion.action_type in config.action_types)
     ]
     if not motions:
-        kinds = sorted({str(kind) for kind in clips["action_type"].to_pylist()})
-        needed = ["a score" if scored else "a group", "a pose"] + ["video features"] * (features is not None)
-        raise DataError(
-            "clips table",
-            f"no training clip has {', '.join(needed)} and an action type of {list(config.action_types)}",
-            f"action types there are: {', '.join(kinds)}",
-        )
+        raise _nothing_to_learn(clips, config)
+    if pretrained is not None:
+        _check_pretrained(pretrained, config, clips, motions)
     return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features)
+
+
+def _nothing_to_learn(clips: pa.Table, config: ExpertTrainConfig) -> DataError:
+    needed = ["a score" if config.model.task == "score" else "a group", "a pose"]
+    remedies = ["fill the clips table, or name the table of its poses with --poses KEY"]
+    if config.action_types:
+        needed.append(f"an action type of {list(config.action_types)}")
+        kinds = sorted({str(kind) for kind in clips["action_type"].to_pylist()})
+        remedies = [f"action types there are: {', '.join(kinds)}"]
+    if config.model.appearance != "none":
+        needed.append("video features")
+        extract = f"`aqa extract --kind {config.feature_kind}`"
+        remedies.append(f"run {extract}, or name the table of their features with --features KEY")
+    return DataError("clips table", f"no training clip has {', '.join(needed)}", "; ".join(remedies))
+
+
+def _check_pretrained(
+    pretrained: Path, config: ExpertTrainConfig, clips: pa.Table, motions: list[Motion]
+) -> None:
+    """Refuses an encoder that reads something else, or that has seen test subjects."""
+    _, description = load_bundle(pretrained, "nonexpert")
+    wanted = config.model_dump(mode="json")["sequence"]
+    check_identity(pretrained, description["sequence"], wanted)
+    known = set(description["subjects"])
+    for clip in clips.to_pylist():
+        if clip["split"] == "test" and subject_of(clip) in known:
+            raise DataError(
+                f"subject {subject_of(clip)}",
+                f"is a test subject, but {pretrained} was pretrained on it",
+                "pretrain on the training split only",
+            )
+    if motions[0].keypoints.shape[2] != description["num_coordinates"]:
+        raise DataError(
+            f"clip {motions[0].clip_id}",
+            f"has {motions[0].keypoints.shape[2]} coordinates, but {pretrained} was pretrained on "
+            f"{description['num_coordinates']}",
+            "pretrain on keypoints of the same kind",
+        )
 
 
 def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
@@ -120,8 +143,7 @@ def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: 
     if config.encoder_start not in ("any", start):
         raise ConfigError(
             "expert.encoder_start",
-            f"is {config.encoder_start}, but "
-            + ("no pretrained run is given" if pretrained is None else "one is given"),
+            f"is {config.encoder_start}, but {'no' if pretrained is None else 'a'} pretrained run is given",
             "give --pretrained RUN" if pretrained is None else "leave --pretrained out",
         )
     if config.input_dropout and not config.model.finetune_encoder:
@@ -134,11 +156,17 @@ def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: 
         raise ConfigError(
             "expert.ranking_weight", "orders scores, but the task is classes", "set ranking_weight to 0"
         )
-    if (config.model.appearance != "none") != (features is not None):
+    if config.model.appearance == "none" and (config.features or features is not None):
+        raise ConfigError(
+            "expert.features",
+            "are given, but the expert has no appearance stream",
+            "leave --features out, or choose --model.appearance modules or pooled",
+        )
+    if config.model.appearance != "none" and features is None:
         raise ConfigError(
             "expert.model.appearance",
-            f"is {config.model.appearance}, but features of the video are {'not ' * (features is None)}given",
-            "give features exactly if the expert has an appearance stream",
+            f"is {config.model.appearance}, but no features of the video are given",
+            f"run `aqa extract --kind {config.feature_kind}` and give its table (--features KEY)",
         )
 
 

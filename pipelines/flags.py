@@ -22,13 +22,18 @@ def settings(section: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return mark
 
 
+def section_of(verb: Callable[..., Any]) -> str:
+    """The section whose settings are flags of this verb; empty if it has none."""
+    return _SECTION_OF.get(verb, "")
+
+
 def attach_settings(tokens: Sequence[str]) -> None:
     """Give the verbs named on this command line one flag per setting of their section.
 
     Only those verbs, because reading the schema costs more than all the rest of `aqa --help`.
     """
     for verb, section in _SECTION_OF.items():
-        if verb.__name__.replace("_", "-") not in tokens or hasattr(verb, "__signature__"):
+        if verb.__name__.rstrip("_").replace("_", "-") not in tokens or hasattr(verb, "__signature__"):
             continue
         from pipelines.settings import describe, flag_of, kind_name
 

@@ -6,6 +6,7 @@
     RUN/metrics.jsonl       one line per epoch
     RUN/model/              the model of the best epoch
     RUN/summary.json        written last: the run is finished
+    RUN/tracking/           what MLflow is told, see journal.py
 
 The same job with the same run folder goes on where it stopped.
 """
@@ -28,6 +29,8 @@ from pipelines.checkpoint import check_identity, write_durably
 from pipelines.config import AnglesTrainConfig, TrackingConfig, TrainSection
 from pipelines.errors import CorruptError, WriterError
 from pipelines.launch import Worker, launch
+from pipelines.plots import loss_curves
+from pipelines.redact import redact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 # What lies behind keys and paths is part of the identity by its hash.
 _NEUTRAL = (
     *("num_workers", "decode_workers", "use_gpu", "checkpoint_every"),
-    *("poses", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
+    *("poses", "features", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
 )
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ def run(
         WriterError: another process is training it.
         CorruptError, DataError, ClusterError: see errors.py.
     """
-    run_dir = run_dir.absolute()
+    run_dir, provenance = run_dir.absolute(), redact(provenance)
     stored = read_json(run_dir / "summary.json")
     if stored:
         check_identity(run_dir, stored["identity"], job.identity)
@@ -122,12 +125,27 @@ def _train(
         _write_arrow(run_dir / "data" / f"{name}.arrow", table)
     spec = {**record, "run_dir": str(run_dir), "about": about}
     with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
+        rows = {**job.counts, **provenance}
+        tracker.dataset(f"{job.phase} training", job.identity["data.sha256"], "training", rows)
         launch(job.worker, spec, job.config)
         summary = _summary(run_dir, job.counts)
-        tracker.finish({key: summary[key] for key in ("best_epoch", "best_val_loss")}, [run_dir / "model"])
+        if tracking:
+            _tell(tracker, summary)
     shutil.rmtree(run_dir / "data")
     _write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
     return {**summary, "resumed": resumed}
+
+
+def _tell(tracker: tracking_module.Tracker, summary: dict[str, Any]) -> None:
+    """Final numbers, the model and a picture of the losses, for MLflow."""
+    from pipelines.loop import read_metrics
+
+    run_dir = tracker.run_dir
+    numbers = {key: summary[key] for key in summary if key.startswith("best_")}
+    tracker.metrics(numbers)
+    tracker.artifact(run_dir / "model", "model")
+    epochs = read_metrics(run_dir / "metrics.jsonl")
+    tracker.artifact(loss_curves(epochs, run_dir / "plots" / "losses.png"), "plots")
 
 
 @contextlib.contextmanager

@@ -163,16 +163,20 @@ def open_store(path: Path, *, create: bool = False) -> Store:
 
 def snapshot(path: Path, key: str = "") -> tuple[pa.Table, pa.Table, dict]:
     """Clips and poses as they are now; see `snapshot_of`."""
-    clips, tables, provenance = snapshot_of(path, {"poses": key})
+    clips, tables, provenance = snapshot_of(path, {"poses": key}, {"poses": "--poses"})
     return clips, tables["poses"], provenance
 
 
-def snapshot_of(path: Path, wanted: dict[str, str]) -> tuple[pa.Table, dict[str, pa.Table], dict]:
+def snapshot_of(
+    path: Path, wanted: dict[str, str], flags: dict[str, str] | None = None
+) -> tuple[pa.Table, dict[str, pa.Table], dict]:
     """Clips and tables as they are now, and what must be recorded to read the same rows again.
 
     Args:
         path: folder of the store.
         wanted: family -> key of its table; the key may be empty when there is only one.
+        flags: family -> flag with which the caller's user chooses the key, for errors; without one, the
+            keys are those that a run was trained on.
 
     Returns:
         Clips; family -> table; provenance: store, clips_version, and per family its key and version.
@@ -191,10 +195,11 @@ def snapshot_of(path: Path, wanted: dict[str, str]) -> tuple[pa.Table, dict[str,
             remedy = remedy if family == "poses" else f"Run `aqa extract --kind {kind}` first"
             raise DataError(path, f"the store holds no {family}", remedy)
         if key not in keys and (key or len(keys) > 1):
-            flag = {"i3d": "dynamic"}.get(kind, kind)
+            flag = (flags or {}).get(family)
+            remedy = f"Choose one with {flag} KEY" if flag else "Name the store that the run was trained on"
             name = "pose" if family == "poses" else family
             listed = f"it holds the {name} tables {', '.join(keys)}"
-            raise DataError(path, listed, f"Choose one with --{flag} KEY")
+            raise DataError(path, listed, remedy)
         table = store.table(family, key or keys[0])
         provenance[f"{kind}_key"], provenance[f"{kind}_version"] = key or keys[0], table.version()
         tables[family] = table.read(provenance[f"{kind}_version"])

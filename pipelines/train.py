@@ -56,7 +56,7 @@ def expert(
     family, wanted = f"features/{config.expert.feature_kind}", {"poses": config.expert.poses}
     if config.expert.model.appearance != "none":
         wanted[family] = config.expert.features
-    clips, tables, provenance = snapshot_of(store, wanted)
+    clips, tables, provenance = snapshot_of(store, wanted, {"poses": "--poses", family: "--features"})
     poses, features = tables["poses"], tables.get(family)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
@@ -92,7 +92,10 @@ def hp_mcore(
 
     run_dir = _run_dir(runs, name)
     wanted = wanted_streams(config.hp_mcore)
-    clips, tables, provenance = snapshot_of(store, {FAMILIES[stream]: key for stream, key in wanted.items()})
+    flags = {FAMILIES[stream]: f"--{stream}" for stream in wanted} | {"poses": "--poses"}
+    clips, tables, provenance = snapshot_of(
+        store, {FAMILIES[stream]: key for stream, key in wanted.items()}, flags
+    )
     streams = {stream: tables[FAMILIES[stream]] for stream in wanted}
     if dry_run:
         return _plan(run_dir, clips, next(iter(streams.values())), provenance)

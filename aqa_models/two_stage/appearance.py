@@ -33,12 +33,13 @@ class TemporalModule(nn.Module):
         )
         self.norms = nn.ModuleList(BatchNorm(branch_channels) for _ in KERNELS)
 
-    def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, valid: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Halves the time.
 
         Args:
             x: (B, C_in, S), anything on padding.
             valid: (B, S) bool, True on the first steps of each row.
+            counts: (B,) bool, clips that the statistics of training are taken of; None = all.
 
         Returns:
             (B, 3 C_b, S // 2), zero on padding, and its (B, S // 2) bool: valid where both parts are.
@@ -46,12 +47,13 @@ class TemporalModule(nn.Module):
         shown = valid[:, None]
         narrow = self.narrow(x).masked_fill(~shown, 0.0)
         left = valid[:, : valid.shape[1] // 2 * 2].unflatten(1, (-1, 2)).all(dim=2)
+        learned = None if counts is None else counts[:, None].expand_as(left)[left]
         found = []
         for convolution, norm in zip(self.branches, self.norms, strict=True):
             pooled = nn.functional.max_pool1d(convolution(narrow), 2).transpose(1, 2)
             # Padding must not enter the statistics of the batch.
             out = pooled.new_zeros(pooled.shape)
-            out[left] = norm(pooled[left])
+            out[left] = norm(pooled[left], learned)
             found.append(out)
         return torch.relu(torch.cat(found, dim=2)).transpose(1, 2), left
 
@@ -77,8 +79,8 @@ class AppearanceStream(nn.Module):
             self.stages.append(TemporalModule(width, config.branch_channels))
             self.width = width
 
-    def forward(self, features: Tensor, valid: Tensor) -> Tensor:
-        """(B, S, D), (B, S) bool, True on the first S_b steps -> (B, width).
+    def forward(self, features: Tensor, valid: Tensor, counts: Tensor | None = None) -> Tensor:
+        """(B, S, D), (B, S) bool, True on the first S_b steps -> (B, width); counts see `TemporalModule`.
 
         Raises:
             ValueError: a row has fewer than `MIN_SEGMENTS` steps, and the stream has modules.
@@ -90,7 +92,7 @@ class AppearanceStream(nn.Module):
             raise ValueError(f"the appearance modules need at least {MIN_SEGMENTS} segments in every row")
         x = features.transpose(1, 2)
         for stage in self.stages:
-            x, valid = stage(x, valid)
+            x, valid = stage(x, valid, counts)
         return x.masked_fill(~valid[:, None], -torch.inf).amax(dim=2)
 
 

@@ -123,6 +123,7 @@ class ExpertHead(nn.Module):
         final: Tensor,
         action: Tensor,
         video: tuple[Tensor, Tensor] | None = None,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Answers for a batch.
 
@@ -133,6 +134,7 @@ class ExpertHead(nn.Module):
             action: (B,) int64 index of the action type.
             video: features (B, S, D') and their (B, S) bool, True on the first S_b; needed by an
                 appearance stream.
+            counts: (B,) bool, clips that the statistics of training are taken of; None = all.
 
         Returns:
             (B, N) standardised scores, or logits.
@@ -144,9 +146,9 @@ class ExpertHead(nn.Module):
         if self.appearance is not None:
             if video is None:
                 raise ValueError("this expert has an appearance stream and needs features of the video")
-            vector = torch.cat([vector, self.appearance(*video)], dim=1)
+            vector = torch.cat([vector, self.appearance(*video, counts)], dim=1)
         if self.norm is not None:
-            vector = torch.relu(self.norm(vector))
+            vector = torch.relu(self.norm(vector, counts))
         return self.out(vector, action)
 
 

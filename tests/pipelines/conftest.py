@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.schema import CLIPS, POSES, empty_row
+from pipelines.schema import CLIPS, FEATURES, POSES, empty_row
 
 
 def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Generator) -> np.ndarray:
@@ -15,8 +15,8 @@ def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Gene
     return xyz.astype(np.float32)
 
 
-@pytest.fixture
-def waving_tables() -> tuple[pa.Table, pa.Table]:
+@pytest.fixture(scope="session")
+def waving() -> tuple[pa.Table, pa.Table]:
     """CLIPS and POSES of 14 people, two clips each: 8 train, 2 val, 4 test. A wider wave scores higher."""
     generator = np.random.default_rng(7)
     clips, poses = [], []
@@ -57,3 +57,43 @@ def waving_tables() -> tuple[pa.Table, pa.Table]:
                 )
             )
     return pa.Table.from_pylist(clips, schema=CLIPS), pa.Table.from_pylist(poses, schema=POSES)
+
+
+@pytest.fixture
+def waving_tables(waving) -> tuple[pa.Table, pa.Table]:
+    """Arrow tables never change, so all tests may share them."""
+    return waving
+
+
+@pytest.fixture
+def waving_features(waving_tables) -> pa.Table:
+    """FEATURES of the same clips: 4 to 9 segments of 6 channels, the first of which tells the score."""
+    generator = np.random.default_rng(11)
+    rows = []
+    for clip in waving_tables[0].to_pylist():
+        numbers = generator.normal(size=(int(generator.integers(4, 10)), 6)) * 0.3
+        numbers[:, 0] += clip["score"] / 20
+        rows.append(
+            empty_row(
+                FEATURES,
+                clip_id=clip["clip_id"],
+                person=0,
+                status="ok",
+                attempts=1,
+                num_segments=len(numbers),
+                num_channels=6,
+                segment_start=np.arange(len(numbers)) * 16,
+                features=numbers.astype(np.float32).ravel(),
+            )
+        )
+    return pa.Table.from_pylist(rows, schema=FEATURES)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> bytes:
+    """MLflow takes seconds to make its tables; tests start from a copy."""
+    from pipelines.tracking import client
+
+    file = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    client(f"sqlite:///{file}")
+    return file.read_bytes()

@@ -47,6 +47,24 @@ def test_an_audit_counts_hashes_and_names_what_is_missing(tmp_path: Path):
     assert text[-1].startswith("other than the published set: recordings, usable, subjects")
 
 
+def test_subjects_whose_scores_are_no_thirds_are_flagged(tmp_path: Path):
+    """Thirds rounded to 6 decimals, as published, are not flagged."""
+    folder = small_kimore(tmp_path / "k")
+    assert data_check.check("kimore", folder)["known"]["subjects_rated_otherwise"]["found"] == 0
+    table = (folder / "samples.csv").read_text()
+    (folder / "samples.csv").write_text(
+        table.replace(",1,20", ",1,28.210081").replace(",1,40", ",1,40.666667")
+    )
+    found = data_check.check("kimore", folder)
+    assert found["subjects_rated_otherwise"] == ["B_ID1"]
+    assert found["known"]["subjects_rated_otherwise"] == {"found": 1, "known": 5, "same": False}
+    text = data_check.check_lines(found)
+    assert "scores that are no multiples of 1/3, another way of rating: B_ID1" in text
+    assert "subjects rated otherwise: 1  KNOWN: 5" in text
+    (tmp_path / "clips.csv").write_text("uri,score\na.mp4,1.23\n")
+    assert "subjects_rated_otherwise" not in data_check.check("manifest", tmp_path / "clips.csv")["counts"]
+
+
 def test_the_hash_is_of_the_keypoints_and_not_of_their_file(tmp_path: Path):
     first = data_check.check("kimore", small_kimore(tmp_path / "a"))
     folder = small_kimore(tmp_path / "b")
@@ -100,6 +118,8 @@ def test_the_real_sets_are_the_published_ones(kind: str):
     found = data_check.check(kind, DATA / kind)
     assert [name for name, item in found["known"].items() if not item["same"]] == []
     assert len(found["known"]) >= 7
+    if kind == "kimore":
+        assert found["subjects_rated_otherwise"] == ["B_ID3", "B_ID4", "P_ID10", "S_ID5", "S_ID6"]
     assert found["content_sha256"] == data_check.KNOWN_CONTENT[kind]
 
 

@@ -277,14 +277,17 @@ def test_a_snapshot_without_a_family_or_with_several_keys_says_what_to_do(store)
         DataError, match="the store holds no features/i3d. Run `aqa extract --kind i3d` first"
     ):
         stores.snapshot_of(store.path, {"features/i3d": ""})
+    flags = {"features/i3d": "--dynamic", "features/static": "--static"}
     for kind, flag in (("i3d", "dynamic"), ("static", "static")):
         family = f"features/{kind}"
         keys = [store.create(family, {"kind": kind, "n": n}).path.name for n in (1, 2)]
         with pytest.raises(
             DataError, match=f"it holds the {family} tables .*{keys[0]}.*Choose one with --{flag} KEY"
         ):
-            stores.snapshot_of(store.path, {family: ""})
+            stores.snapshot_of(store.path, {family: ""}, flags)
         with pytest.raises(DataError, match=f"Choose one with --{flag} KEY"):
+            stores.snapshot_of(store.path, {family: "nobody"}, flags)
+        with pytest.raises(DataError, match="Name the store that the run was trained on"):
             stores.snapshot_of(store.path, {family: "nobody"})
         assert stores.snapshot_of(store.path, {family: keys[1]})[2][f"{kind}_key"] == keys[1]
 

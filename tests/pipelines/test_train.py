@@ -6,6 +6,7 @@ import pytest
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import train
+from pipelines.bundle import verify_bundle
 from pipelines.config import AnglesTrainConfig, Config, EvaluateConfig, ExpertTrainConfig, PretrainConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.evaluate import evaluate
@@ -37,11 +38,13 @@ def store(waving_tables, tmp_path) -> Path:
     return tmp_path / "store"
 
 
-def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monkeypatch):
+def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monkeypatch, empty_database):
     import sqlite3
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "mlflow.db").write_bytes(empty_database)
     train.pretrain(store, "base", CONFIG, runs=runs)
     train.expert(store, "score", runs / "base", CONFIG, runs=runs)
     result = evaluate(runs / "score", store, CONFIG)
@@ -58,14 +61,18 @@ def test_the_verbs_work_on_a_store_and_track_one_run_each(store, tmp_path, monke
     assert test == [(result["mae"]["value"],)]
 
 
-def test_angles_are_trained_on_a_store_and_evaluated_from_it(store, tmp_path, monkeypatch):
+def test_angles_are_trained_on_a_store_and_evaluated_from_it(store, tmp_path, monkeypatch, empty_database):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert train.angles(store, "angles", CONFIG, runs=tmp_path / "runs", dry_run=True)["clips"] == 28
     assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").write_bytes(empty_database)
     summary = train.angles(store, "angles", CONFIG, runs=tmp_path / "runs")
     assert summary["clips"] == 20
     found = evaluate(tmp_path / "runs" / "angles", store, CONFIG)
     assert (found["kind"], found["n"], found["person_level"]["n"]) == ("angles", 8, 8)
+    checked = verify_bundle(tmp_path / "runs" / "angles" / "bundle")
+    assert (checked["kind"], checked["examples"], checked["largest_difference"] < 1e-4) == ("angles", 8, True)
 
 
 def test_a_dry_run_writes_nothing(store, tmp_path):

@@ -62,6 +62,16 @@ def test_padding_does_not_enter_the_statistics_of_the_batch():
     torch.testing.assert_close(stream()(wild, valid), stream()(features, valid))
 
 
+def test_clips_that_do_not_count_leave_no_trace_in_the_others():
+    items = [torch.randn(n, 10) for n in (8, 4, 9)]
+    counts = torch.tensor([True, False, True])
+    net, alone = stream(), stream()
+    found = net(*pad_back(items), counts)
+    torch.testing.assert_close(found[counts], alone(*pad_back([items[0], items[2]])))
+    for ours, theirs in zip(net.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_too_few_segments_are_refused():
     with pytest.raises(ValueError, match="at least 4 segments in every row"):
         stream()(*pad_back([torch.randn(8, 10), torch.randn(3, 10)]))

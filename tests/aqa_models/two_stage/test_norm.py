@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -40,3 +41,30 @@ def test_batch_norm_of_two_workers_is_that_of_one(tmp_path):
     for part in parts:
         torch.testing.assert_close(part["mean"], reference.running_mean)
         torch.testing.assert_close(part["var"], reference.running_var)
+
+
+def test_rows_that_do_not_count_are_normalised_and_leave_no_trace():
+    x, _ = _norm_data()
+    counts = torch.tensor([True, False, True, True])
+    norm, reference = BatchNorm(4), torch.nn.BatchNorm1d(4)
+    wanted = reference(x[counts])
+    torch.testing.assert_close(norm(x, counts)[counts], wanted)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        torch.testing.assert_close(getattr(norm, name), getattr(reference, name))
+    wild = torch.where(counts[:, None], x, 1e4)
+    torch.testing.assert_close(norm(wild, counts)[counts], wanted)
+    assert norm(x, counts)[~counts].isfinite().all()
+    torch.testing.assert_close(norm.eval()(x, counts), norm(x))
+
+
+@pytest.mark.parametrize("lone", [[], [2]])
+def test_fewer_than_two_rows_that_count_change_no_statistics(lone):
+    x, _ = _norm_data()
+    norm = BatchNorm(4)
+    norm(x)
+    mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    counts = torch.zeros(4, dtype=torch.bool)
+    counts[lone] = True
+    torch.testing.assert_close(norm(x, counts), (x - mean) / (var + norm.eps).sqrt())
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, var)

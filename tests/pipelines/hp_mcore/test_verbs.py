@@ -7,10 +7,12 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from made_dives import changed, make_tables
 
 from pipelines import cli
+from pipelines.bundle import verify_bundle
 from pipelines.hp_mcore.fit import FAMILIES
 from pipelines.store import open_store
 
@@ -87,6 +89,13 @@ def test_a_model_is_trained_evaluated_and_tracked(aqa, store, runs):
         error = database.execute("select value from metrics where key = 'test_mae'").fetchall()
     assert found == [("dives", "FINISHED")]
     assert error == [(metrics["mae"]["value"],)]
+
+    found = verify_bundle(run / "bundle")
+    assert (found["kind"], found["examples"]) == ("hp_mcore", 6)
+    assert found["largest_difference"] < 1e-3
+    bank = run / "bundle" / "artifacts" / "bundle" / "bank"
+    assert pq.read_table(bank / "features.static.parquet").num_rows == 6
+    assert pq.read_table(bank / "clips.parquet")["split"].to_pylist() == ["train"] * 6
 
     same = ("train", "hp-mcore", "--store", store, "--name", "dives", "--runs", runs, *TINY)
     code, out, _ = aqa(*same, "--json")
