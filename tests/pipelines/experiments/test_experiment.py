@@ -171,4 +171,7 @@ def test_a_killed_experiment_goes_on_and_ends_as_an_undisturbed_one(data, tmp_pa
         assert ours["mean_mae"]["value"] == pytest.approx(theirs["mean_mae"]["value"], rel=1e-4)
     with sqlite3.connect(tmp_path / "killed" / "mlflow.db") as database:
         names = sorted(name for (name,) in database.execute("select name from runs"))
+        parents = list(database.execute("select value from tags where key = 'mlflow.parentRunId'"))
     assert names == ["split-0"] * 5 + ["split-1"] * 5 + ["table1"]
+    assert len(parents) == 10
+    assert len(set(parents)) == 1
