@@ -33,6 +33,7 @@ from pipelines.result import Result, to_json
 from pipelines.store_commands import store_app
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
+from pipelines.tune_commands import tune_app
 
 INTERRUPTED = 130
 
@@ -49,7 +50,8 @@ app = App(
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (
-    data_app, store_app, train_app, experiment_app, config_app, pose_app, tracking_app, models_app, jobs_app,
+    data_app, store_app, train_app, tune_app, experiment_app, config_app, pose_app, tracking_app, models_app,
+    jobs_app,
 ):  # fmt: skip
     app.command(child)
 

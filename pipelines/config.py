@@ -334,6 +334,31 @@ class PoseTrainConfig(Section):
     """Steps between checkpoints."""
 
 
+class TuneConfig(Section):
+    """`aqa tune`: which values of some settings do best on the validation people."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    """How many to try; a sweep may go on with more."""
+    time_budget: Annotated[float, Field(ge=0)] = 0.0
+    """Minutes after which trials are stopped where they are; the same command goes on. 0 = none."""
+    searcher: Literal["tpe", "random"] = "tpe"
+    """tpe = learn from earlier trials what to try (Optuna), after five random ones."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """asha = stop trials that are worse than the best of the others after as many epochs."""
+    metric: Literal["val_loss", "val_mae", "val_spearman", "val_accuracy"] = "val_loss"
+    """Of the validation people, at the epoch with the smallest val_loss; decides which trial is best."""
+    first_rung: Annotated[int, Field(ge=0)] = 0
+    """Epochs after which asha first stops a trial; 0 = such that reduction is applied twice."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """asha lets one in so many go on, and asks again after so many times the epochs."""
+    max_concurrent: Annotated[int, Field(ge=0)] = 0
+    """Most trials side by side; 0 = as many as the cores and GPUs can hold."""
+    in_order: bool = True
+    """Decide from trials so far back that they ended before: the same seed gives the same sweep."""
+    seed: int = 0
+    """Of the proposals; the seed of the training is its own setting."""
+
+
 class TrackingConfig(Section):
     """MLflow."""
 
@@ -358,6 +383,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     experiment: ExperimentConfig = ExperimentConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()
+    tune: TuneConfig = TuneConfig()
     tracking: TrackingConfig = TrackingConfig()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.checkpoint import check_identity, load_bundle
 from pipelines.config import ExpertTrainConfig, PretrainConfig, TrackingConfig, TwoStageSection
 from pipelines.errors import ConfigError, DataError
+from pipelines.launch import Watch
 from pipelines.motion import Motion, load_motions, subject_of
 from pipelines.run_folder import Job, read_table, run, settings_identity
 from pipelines.splits import check_subjects, choose_validation, folds, without_test
@@ -73,6 +74,7 @@ def train_expert(
     provenance: dict[str, Any],
     tracking: TrackingConfig | None = None,
     features: pa.Table | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains the expert on scored motion, or on motion of known groups.
 
@@ -80,11 +82,12 @@ def train_expert(
         pretrained: run folder of `pretrain`; None = an encoder with random weights, of the kind and size that
             config says.
         features: rows of FEATURES, if the expert has an appearance stream.
+        watch: of a trial of a sweep, see launch.py.
 
     Other arguments, result and errors: see `pretrain`. Clips without a score (of task classes: without a
     group), and of other action types than config.action_types if any are given, are left out.
     """
-    _check_expert(config, pretrained, features)
+    check_expert(clips, config, pretrained, features)
     scored = config.model.task == "score"
     motions = [
         motion
@@ -95,8 +98,24 @@ def train_expert(
     if not motions:
         raise _nothing_to_learn(clips, config)
     if pretrained is not None:
-        _check_pretrained(pretrained, config, clips, motions)
-    return _run("expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features)
+        _check_coordinates(pretrained, motions)
+    return _run(
+        "expert", motions, clips, poses, config, run_dir, pretrained, provenance, tracking, features, watch
+    )
+
+
+def check_expert(
+    clips: pa.Table, config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None
+) -> None:
+    """Refuses settings that contradict each other or what is given; arguments see `train_expert`.
+
+    Raises:
+        ConfigError: such settings.
+        DataError: a test subject of the clips was pretrained on.
+    """
+    _check_settings(config, pretrained, features)
+    if pretrained is not None:
+        _check_pretrained(pretrained, config, clips)
 
 
 def _nothing_to_learn(clips: pa.Table, config: ExpertTrainConfig) -> DataError:
@@ -113,9 +132,7 @@ def _nothing_to_learn(clips: pa.Table, config: ExpertTrainConfig) -> DataError:
     return DataError("clips table", f"no training clip has {', '.join(needed)}", "; ".join(remedies))
 
 
-def _check_pretrained(
-    pretrained: Path, config: ExpertTrainConfig, clips: pa.Table, motions: list[Motion]
-) -> None:
+def _check_pretrained(pretrained: Path, config: ExpertTrainConfig, clips: pa.Table) -> None:
     """Refuses an encoder that reads something else, or that has seen test subjects."""
     _, description = load_bundle(pretrained, "nonexpert")
     wanted = config.model_dump(mode="json")["sequence"]
@@ -128,6 +145,10 @@ def _check_pretrained(
                 f"is a test subject, but {pretrained} was pretrained on it",
                 "pretrain on the training split only",
             )
+
+
+def _check_coordinates(pretrained: Path, motions: list[Motion]) -> None:
+    _, description = load_bundle(pretrained, "nonexpert")
     if motions[0].keypoints.shape[2] != description["num_coordinates"]:
         raise DataError(
             f"clip {motions[0].clip_id}",
@@ -137,7 +158,7 @@ def _check_pretrained(
         )
 
 
-def _check_expert(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
+def _check_settings(config: ExpertTrainConfig, pretrained: Path | None, features: pa.Table | None) -> None:
     """Refuses settings that contradict each other or what is given."""
     start = "random" if pretrained is None else "pretrained"
     if config.encoder_start not in ("any", start):
@@ -181,6 +202,7 @@ def _run(
     provenance: dict[str, Any],
     tracking: TrackingConfig | None,
     features: pa.Table | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     check_subjects(clips)
     left_out = _leaves_others_out(motions, config)
@@ -207,7 +229,7 @@ def _run(
             "tables": ["clips", "poses"] + ["features"] * (features is not None),
         },
     )
-    return run(job, run_dir, provenance, tracking)
+    return run(job, run_dir, provenance, tracking, watch)
 
 
 def _leaves_others_out(motions: list[Motion], config: TwoStageSection) -> bool:
@@ -220,7 +242,7 @@ def _leaves_others_out(motions: list[Motion], config: TwoStageSection) -> bool:
 
 
 def train_worker(
-    spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
+    spec: dict[str, Any], report: Callable[[dict[str, float]], bool | None], device: torch.device
 ) -> None:
     """What one worker does: reads the rows, builds the phase, trains."""
     from pipelines.expert_phase import ExpertPhase

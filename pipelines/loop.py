@@ -119,7 +119,7 @@ def run_epochs(
     run_dir: Path,
     identity: dict[str, Any],
     about: dict[str, Any],
-    report: Callable[[dict[str, float]], None],
+    report: Callable[[dict[str, float]], bool | None],
 ) -> None:
     """Trains from the newest checkpoint to the last epoch and writes RUN/model of the best epoch.
 
@@ -129,7 +129,7 @@ def run_epochs(
         run_dir: folder of the run; the first worker writes metrics.jsonl, checkpoints and model there.
         identity: what the run is; a checkpoint of another run is refused.
         about: what else the description of the model shall say.
-        report: called with each epoch's metrics by every worker.
+        report: called with each epoch's metrics by every worker; true, to all of them, ends the training.
 
     Raises:
         DataError: a loss or gradient is not finite; names epoch and clips.
@@ -156,9 +156,10 @@ def run_epochs(
         last = training.epoch == config.epochs
         if rank == 0:
             _append(run_dir / "metrics.jsonl", row)
-            if last or training.epoch % config.checkpoint_every == 0:
-                save_checkpoint(run_dir / "checkpoints", training.checkpoint(), identity)
-        report(row)
+        if report(row):  # no checkpoint behind it: a run killed here asks again
+            break
+        if rank == 0 and (last or training.epoch % config.checkpoint_every == 0):
+            save_checkpoint(run_dir / "checkpoints", training.checkpoint(), identity)
     if rank == 0:
         chosen = {"best_epoch": training.best_epoch, "best_val_loss": training.best_value}
         save_bundle(run_dir / "model", training.best, {**phase.describe(), **chosen, **about})

@@ -28,7 +28,7 @@ from pipelines import tracking as tracking_module
 from pipelines.checkpoint import check_identity, write_durably
 from pipelines.config import AnglesTrainConfig, TrackingConfig, TrainSection
 from pipelines.errors import CorruptError, WriterError
-from pipelines.launch import Worker, launch
+from pipelines.launch import Watch, Worker, launch
 from pipelines.plots import loss_curves
 from pipelines.redact import redact
 
@@ -77,7 +77,11 @@ def settings_identity(config: TrainSection | AnglesTrainConfig) -> dict[str, Any
 
 
 def run(
-    job: Job, run_dir: Path, provenance: dict[str, Any], tracking: TrackingConfig | None
+    job: Job,
+    run_dir: Path,
+    provenance: dict[str, Any],
+    tracking: TrackingConfig | None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on, or returns the summary of a finished run.
 
@@ -86,6 +90,7 @@ def run(
         run_dir: folder of the run.
         provenance: where the tables came from (store path, version, key), for the records.
         tracking: where MLflow is; None = not tracked.
+        watch: of a trial of a sweep; it may end the training early.
 
     Returns:
         Summary: run_dir, epochs, best_epoch, best_val_loss, the job's counts, the validation metrics of the
@@ -106,8 +111,8 @@ def run(
     if earlier:
         check_identity(run_dir, earlier["identity"], job.identity)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with _alone(run_dir):
-        return _train(job, run_dir, bool(earlier), provenance, tracking)
+    with alone(run_dir):
+        return _train(job, run_dir, bool(earlier), provenance, tracking, watch)
 
 
 def _train(
@@ -116,23 +121,24 @@ def _train(
     resumed: bool,
     provenance: dict[str, Any],
     tracking: TrackingConfig | None,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     about = {**job.about, "provenance": provenance, "phase": job.phase}
     record = {"identity": job.identity, "config": job.config.model_dump(mode="json"), **about, **job.spec}
-    _write_json(run_dir / "config.json", record)
+    write_json(run_dir / "config.json", record)
     (run_dir / "data").mkdir(exist_ok=True)
     for name, table in job.tables.items():
-        _write_arrow(run_dir / "data" / f"{name}.arrow", table)
+        write_table(run_dir / "data" / f"{name}.arrow", table)
     spec = {**record, "run_dir": str(run_dir), "about": about}
     with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
         rows = {**job.counts, **provenance}
         tracker.dataset(f"{job.phase} training", job.identity["data.sha256"], "training", rows)
-        launch(job.worker, spec, job.config)
+        launch(job.worker, spec, job.config, watch)
         summary = _summary(run_dir, job.counts)
         if tracking:
             _tell(tracker, summary)
     shutil.rmtree(run_dir / "data")
-    _write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
+    write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
     return {**summary, "resumed": resumed}
 
 
@@ -149,8 +155,12 @@ def _tell(tracker: tracking_module.Tracker, summary: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(run_dir: Path) -> Iterator[None]:
-    """Two processes in one run folder would write over each other's checkpoints."""
+def alone(run_dir: Path) -> Iterator[None]:
+    """Holds a run folder: two processes in one would write over each other's checkpoints.
+
+    Raises:
+        WriterError: another process holds it.
+    """
     folder = os.open(run_dir, os.O_RDONLY)
     try:
         _lock(folder, run_dir)
@@ -190,14 +200,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CorruptError(path, "is not readable as JSON", "give this run another name") from error
 
 
-def _write_arrow(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """An Arrow file that can be mapped."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
         out.write_table(table)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A file that is there whole or not at all, even after a crash."""
     write_durably(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 

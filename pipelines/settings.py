@@ -14,7 +14,7 @@ import json
 import math
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -84,7 +84,7 @@ def resolve(
         given[path] = Source(_parse(text, known.get(path)), f"flag {flag_of(path)}")
 
     problems = [
-        (path, source.origin, f"unknown setting{_nearest(path, known)}")
+        (path, source.origin, f"unknown setting{nearest(path, known)}")
         for path, source in given.items()
         if path not in known
     ]
@@ -101,11 +101,33 @@ def resolve(
         config = Config.model_validate_json(json.dumps(_nest(accepted), default=str), strict=True)
     except ValidationError as error:
         problems += [_problem(detail, preset | given, known) for detail in error.errors(include_url=False)]
-        raise _config_error(problems) from None
+        raise config_error(problems) from None
     if problems:
-        raise _config_error(problems)
+        raise config_error(problems)
     origins = {path: source.origin for path, source in (preset | given).items()}
     return config, {path: origins.get(path, "default") for path in known}
+
+
+def override(config: Config, values: Mapping[str, Source]) -> Config:
+    """The configuration with other values for some known settings; presets are not asked again.
+
+    Raises:
+        ConfigError: naming every wrong value, and settings that contradict each other.
+    """
+    tree = config.model_dump(mode="json")
+    for path, source in values.items():
+        *tables, key = path.split(".")
+        place = tree
+        for table in tables:
+            place = place[table]
+        place[key] = source.value
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        known = {setting.path: setting for setting in describe()}
+        raise config_error(
+            [_problem(detail, values, known) for detail in error.errors(include_url=False)]
+        ) from None
 
 
 def _from_presets(given: Mapping[str, Source]) -> dict[str, Source]:
@@ -180,6 +202,20 @@ def write_template() -> str:
     return "\n".join(lines) + "\n"
 
 
+def to_toml(config: Config, sections: Sequence[str]) -> str:
+    """Every setting of some sections as TOML, without those that are None; reading it gives the same."""
+    lines, table = [], None
+    leaves = [leaf for leaf in _leaves(config) if leaf[0].partition(".")[0] in sections]
+    for path, value in sorted(leaves, key=lambda leaf: leaf[0].rpartition(".")[0]):
+        if value is None:
+            continue
+        if path.rpartition(".")[0] != table:
+            table = path.rpartition(".")[0]
+            lines += ["", f"[{table}]"]
+        lines.append(f"{path.rpartition('.')[2]} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
 def _from_toml(file: Path, known: Mapping[str, Setting]) -> dict[str, Source]:
     try:
         text = file.read_text(encoding="utf-8")
@@ -193,7 +229,7 @@ def _from_toml(file: Path, known: Mapping[str, Setting]) -> dict[str, Source]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(file, f"not valid TOML: {error}", "Correct that line") from error
     return {
-        path: Source(value, f"{file}{_line_of(text, path)}") for path, value in _toml_leaves(tree, "", known)
+        path: Source(value, f"{file}{line_of(text, path)}") for path, value in _toml_leaves(tree, "", known)
     }
 
 
@@ -208,7 +244,7 @@ def _toml_leaves(
             yield path, value
 
 
-def _line_of(text: str, path: str) -> str:
+def line_of(text: str, path: str) -> str:
     """`, line 3` for the line that sets `path`; empty where the file uses inline tables."""
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -257,7 +293,8 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _nearest(path: str, known: Mapping[str, Setting]) -> str:
+def nearest(path: str, known: Mapping[str, Setting]) -> str:
+    """`; the nearest is NAME`, or nothing if no known setting is like it."""
     near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     if not near:  # the right name in the wrong section
         near = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]][:1]
@@ -289,7 +326,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _config_error(problems: list[tuple[str, str, str]]) -> ConfigError:
+def config_error(problems: list[tuple[str, str, str]]) -> ConfigError:
+    """One error for all problems, each given as (path, origin, text)."""
     remedy = "See `aqa config template` for every setting"
     if len(problems) == 1:
         path, origin, text = problems[0]

@@ -29,7 +29,7 @@ def pretrain(
     Returns:
         Summary of the run; errors see `fit.pretrain`.
     """
-    run_dir = _run_dir(runs, name)
+    run_dir = run_folder(runs, name)
     clips, poses, provenance = snapshot(store, config.pretrain.poses)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
@@ -52,7 +52,7 @@ def expert(
 
     Other arguments: see `pretrain`; of config the sections `expert` and `tracking` are used.
     """
-    run_dir = _run_dir(runs, name)
+    run_dir = run_folder(runs, name)
     family, wanted = f"features/{config.expert.feature_kind}", {"poses": config.expert.poses}
     if config.expert.model.appearance != "none":
         wanted[family] = config.expert.features
@@ -74,7 +74,7 @@ def angles(
     """
     from pipelines.angles_expert.fit import fit
 
-    run_dir = _run_dir(runs, name)
+    run_dir = run_folder(runs, name)
     clips, poses, provenance = snapshot(store, config.angles.poses)
     if dry_run:
         return _plan(run_dir, clips, poses, provenance)
@@ -90,7 +90,7 @@ def hp_mcore(
     """
     from pipelines.hp_mcore.fit import FAMILIES, fit, wanted_streams
 
-    run_dir = _run_dir(runs, name)
+    run_dir = run_folder(runs, name)
     wanted = wanted_streams(config.hp_mcore)
     flags = {FAMILIES[stream]: f"--{stream}" for stream in wanted} | {"poses": "--poses"}
     clips, tables, provenance = snapshot_of(
@@ -102,7 +102,8 @@ def hp_mcore(
     return fit(clips, streams, config.hp_mcore, run_dir, provenance, config.tracking)
 
 
-def _run_dir(runs: Path, name: str) -> Path:
+def run_folder(runs: Path, name: str) -> Path:
+    """The folder of a run; ConfigError if the name is no plain folder name."""
     if not name or Path(name).name != name or name in (".", ".."):
         raise ConfigError(f"name {name!r}", "is not a plain folder name", "use letters, digits, - and _")
     return runs / name

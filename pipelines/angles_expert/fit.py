@@ -84,7 +84,7 @@ def fit(
 
 
 def train_worker(
-    spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
+    spec: dict[str, Any], report: Callable[[dict[str, float]], bool | None], device: torch.device
 ) -> None:
     """Reads the rows, fits the expert, writes the bundle."""
     from aqa_models.angles_expert.effects import channel_effects

@@ -18,6 +18,7 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.hp_mcore.frames import streamed
 from pipelines.hp_mcore.weights import check_weights
+from pipelines.launch import Watch
 from pipelines.run_folder import Job, read_table, run, settings_identity
 from pipelines.splits import check_subjects, choose_validation, without_test
 
@@ -57,6 +58,7 @@ def fit(
     run_dir: Path,
     provenance: dict[str, Any],
     tracking: TrackingConfig | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains on scored dives with annotated transitions.
 
@@ -67,6 +69,7 @@ def fit(
         run_dir: folder of the run; the same folder again resumes it.
         provenance: where the tables came from (store path, versions, keys), for the records.
         tracking: where MLflow is; None = not tracked.
+        watch: of a trial of a sweep, see launch.py.
 
     Returns:
         Summary, see `run_folder.run`.
@@ -105,11 +108,11 @@ def fit(
         },
         spec={"streams": "frames" in streams},
     )
-    return run(job, run_dir, provenance, tracking)
+    return run(job, run_dir, provenance, tracking, watch)
 
 
 def train_worker(
-    spec: dict[str, Any], report: Callable[[dict[str, float]], None], device: torch.device
+    spec: dict[str, Any], report: Callable[[dict[str, float]], bool | None], device: torch.device
 ) -> None:
     """What one worker does: maps the rows, builds the phase, trains."""
     from pipelines.hp_mcore.phase import HpMcorePhase

@@ -1,0 +1,1 @@
+"""Hyperparameter sweeps: what is tried, what a trial is, what came out."""
