@@ -24,33 +24,15 @@ import numpy as np
 import pyarrow as pa
 
 from aqa_models.metrics import bootstrap_interval, mae, rmse, spearman_rho
-from aqa_models.skeletons import skeleton
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig
 from pipelines.config import EvaluateConfig, ExpertTrainConfig, OptimizerConfig, PretrainConfig
 from pipelines.data import import_
 from pipelines.evaluate import evaluate_tables
+from pipelines.experiments.floors import simple_statistics
 from pipelines.fit import pretrain, train_expert
-from pipelines.motion import Motion, load_motions
+from pipelines.motion import load_motions
 
 CONTROLS = ("Expert", "NotExpert")
-
-
-def simple_statistics(motion: Motion) -> np.ndarray:
-    """157 numbers: mean, deviation, 5-95 % range and mean speed of 13 joints, and the log length."""
-    body = skeleton(motion.skeleton)
-    sides = [
-        f"{side}_{j}"
-        for side in ("left", "right")
-        for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    ]
-    xyz = motion.keypoints.astype(float)
-    root, top = xyz[:, body.index("pelvis")], xyz[:, body.index("shoulder_center")]
-    scale = np.median(np.linalg.norm(top - root, axis=1))
-    part = (xyz[:, [body.index(j) for j in ("head", *sides)]] - root[:, None]) / scale
-    part = part.reshape(len(part), -1)
-    spread = np.quantile(part, 0.95, axis=0) - np.quantile(part, 0.05, axis=0)
-    speed = np.abs(np.diff(part, axis=0)).mean(axis=0)
-    return np.concatenate([part.mean(axis=0), part.std(axis=0), spread, speed, [np.log(len(part))]])
 
 
 def extra_trees_floor(clips: pa.Table, poses: pa.Table, exercise: str, seed: int = 0) -> dict[str, Any]:

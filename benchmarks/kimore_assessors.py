@@ -33,11 +33,11 @@ import numpy as np
 from aqa_models.angles_expert.expert import Performance, fit_expert, fold_subjects
 from aqa_models.angles_expert.kernel import across_exercises, fit_scaling, fit_svr, squared_distances
 from aqa_models.metrics import mae, resampled_interval, resampled_t_test, spearman_rho
-from aqa_models.skeletons import skeleton
-from benchmarks.kimore import CONTROLS, simple_statistics
+from benchmarks.kimore import CONTROLS
 from pipelines.angles_expert.performances import make_performances
 from pipelines.data import import_
-from pipelines.motion import Motion, load_motions
+from pipelines.experiments.floors import camera_setup, simple_statistics
+from pipelines.motion import load_motions
 
 RATE_HZ = 25.0
 FLOOR = "extra_trees"
@@ -57,15 +57,6 @@ class Recordings:
         kinds = sorted({motion.action_type for motion in self.motions})
         self.exercise = np.array([kinds.index(motion.action_type) for motion in self.motions])
         self.control = np.array([motion.group in CONTROLS for motion in self.motions])
-
-
-def camera_setup(motion: Motion) -> np.ndarray:
-    """9 numbers: where ankles and pelvis are before the camera, and one ankle from the other."""
-    body = skeleton(motion.skeleton)
-    left, right, pelvis = (
-        motion.keypoints[:, body.index(j)] for j in ("left_ankle", "right_ankle", "pelvis")
-    )
-    return np.concatenate([np.median(part, axis=0) for part in ((left + right) / 2, pelvis, left - right)])
 
 
 def floors(all_: Recordings, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from pipelines import __version__
 from pipelines.call import Call
 from pipelines.data_commands import data_app
 from pipelines.exits import as_aqa_error
+from pipelines.experiment_commands import experiment_app
 from pipelines.flags import attach_settings, settings
 from pipelines.jobs_commands import jobs_app
 from pipelines.models_commands import models_app
@@ -51,8 +52,8 @@ app = App(
 )
 config_app = App(name="config", help="The settings: every one of them, and where each value comes from.")
 for child in (
-    data_app, store_app, train_app, tune_app, config_app, pose_app, tracking_app, models_app, jobs_app,
-    run_step_app,
+    data_app, store_app, train_app, experiment_app, tune_app, config_app, pose_app, tracking_app, models_app,
+    jobs_app, run_step_app,
 ):  # fmt: skip
     app.command(child)
 app.command(run)

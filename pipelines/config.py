@@ -286,6 +286,33 @@ class EvaluateConfig(Section):
     """Angles only: report in rows of their own what all test recordings of a person say together."""
 
 
+class ExperimentConfig(Section):
+    """`aqa experiment`: the tables of the two-stage paper, row by row over subject splits."""
+
+    splits: Annotated[str, Field(pattern=r"^(|published|folds:\d+|leave_one_out)$")] = ""
+    """Published, folds:5 or leave_one_out; empty = the published ten of KIMORE, five folds of infants."""
+    max_splits: Annotated[int, Field(ge=0)] = 0
+    """Only the first splits; 0 = all."""
+    rows: tuple[str, ...] = ()
+    """Only these rows, by the names in docs/experiments.md; empty = all."""
+    exercises: tuple[str, ...] = ()
+    """Only these exercises, e.g. Es1,Es5; empty = all."""
+    pretrain_on: tuple[str, ...] = ("nw_ucla", "utkinect")
+    """Folders of DATA with healthy motion, or controls = the healthy training people of each split."""
+    quick: bool = False
+    """A tiny network on one split: shows in minutes that every row runs."""
+    full_size: bool = False
+    """The paper's sizes and epochs instead of the reduced ones."""
+    change: tuple[str, ...] = ()
+    """Further settings of every row, e.g. pretrain.epochs=5,expert.epochs=20."""
+    stand_ins: bool = True
+    """Run rows whose data are not at hand on drawn athletes, marked as such; false = leave them out."""
+    cores: Annotated[int, Field(ge=1)] = 1
+    """1 = in this process; more = Ray tasks, one for each row and split, on that many local cores."""
+    seed: int = 0
+    """Of folds, weights and every random draw."""
+
+
 class PoseTrainConfig(Section):
     """`aqa pose train`: fine-tunes a pose network on manual labels."""
 
@@ -369,6 +396,7 @@ class Config(Section):
     angles: AnglesTrainConfig = AnglesTrainConfig()
     hp_mcore: HpMcoreTrainConfig = HpMcoreTrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
     pose_train: PoseTrainConfig = PoseTrainConfig()
     tune: TuneConfig = TuneConfig()
     run: RunConfig = RunConfig()

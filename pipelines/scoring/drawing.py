@@ -100,7 +100,7 @@ class Drawer:
 def _skeleton(picture: np.ndarray, joints: np.ndarray, confidence: np.ndarray, body: Any) -> None:
     """Bones in the colour of their side, joints as discs; grey and thin where it is not sure."""
     thick = max(2, round(min(picture.shape[:2]) / 200))
-    whole: np.ndarray = np.isfinite(joints).all(axis=1)
+    whole = np.asarray(np.isfinite(joints).all(axis=1))
     for a, b in body.bones:
         if whole[a] and whole[b]:
             sure = min(confidence[a], confidence[b]) >= SEEN
