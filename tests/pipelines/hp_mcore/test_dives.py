@@ -12,7 +12,7 @@ from made_dives import changed, make_tables
 
 from pipelines.errors import DataError
 from pipelines.hp_mcore.dives import Dives, dive_table, sampled_transitions, slots
-from pipelines.run_folder import _write_arrow, read_table
+from pipelines.run_folder import read_table, write_table
 
 EVERY = ("keypoints", "dynamic", "static")
 
@@ -175,7 +175,7 @@ def test_chunks_that_are_mapped_from_a_file_give_the_same_arrays(tables, tmp_pat
     )
     assert parts["static"].num_chunks == 4
     (tmp_path / "data").mkdir()
-    _write_arrow(tmp_path / "data" / "dives.arrow", parts)
+    write_table(tmp_path / "data" / "dives.arrow", parts)
     mapped = read_table(tmp_path, "dives")
     assert mapped["static"].num_chunks == 4
     first, second = Dives(whole), Dives(mapped)
