@@ -30,7 +30,8 @@ def state_of(expert: AnglesExpert) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name, and what else makes the expert, as JSON values."""
     arrays: dict[str, np.ndarray] = _take(expert, _EXPERT, "")
     tensors: dict[str, Tensor] = {}
-    views, members = {}, {}
+    views: dict[str, dict] = {}
+    members: list[dict] = []  # a list, because the weights are in this order and JSON may sort names
     for name, view in expert.views.items():
         arrays |= _take(view.scaling, _SCALING, f"view.{name}.scaling.")
         for index, movement in enumerate(view.movements):
@@ -39,17 +40,18 @@ def state_of(expert: AnglesExpert) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, member in expert.members.items():
         if isinstance(member, KernelMember):
             arrays |= _take(member, _KERNEL, f"{name}.")
-            members[name] = {"kind": "kernel", "intercept": member.intercept}
+            members.append({"name": name, "kind": "kernel", "intercept": member.intercept})
         elif isinstance(member, TreeMember):
             for index, forest in enumerate(member.forests):
                 arrays |= _take(forest, _TREES, f"{name}.{index}.")
-            members[name] = {"kind": "trees"}
+            members.append({"name": name, "kind": "trees"})
         else:
             arrays |= _take(member.scaling, _SCALING, f"{name}.scaling.")
             for index, network in enumerate(member.networks):
                 tensors |= {f"{name}.{index}.{part}": t for part, t in network.state_dict().items()}
             told = {"rate_hz": member.rate_hz, "epochs": member.epochs, "seeds": len(member.networks)}
-            members[name] = {"kind": "network", **told, "sizes": asdict(member.networks[0].sizes)}
+            sizes = asdict(member.networks[0].sizes)
+            members.append({"name": name, "kind": "network", **told, "sizes": sizes})
     tensors |= {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     about = {"exercises": list(expert.exercises), "pooling": expert.pooling, "held_out": expert.held_out}
     return tensors, {**about, "views": views, "members": members}
@@ -61,7 +63,8 @@ def expert_of(tensors: dict[str, Tensor], description: dict[str, Any]) -> Angles
     exercises = tuple(description["exercises"])
     views = {name: _view(name, told, arrays) for name, told in description["views"].items()}
     members: dict[str, KernelMember | TreeMember | NetworkMember] = {}
-    for name, told in description["members"].items():
+    for told in description["members"]:
+        name = told["name"]
         if told["kind"] == "kernel":
             members[name] = KernelMember(**_give(arrays, _KERNEL, f"{name}."), intercept=told["intercept"])
         elif told["kind"] == "trees":
