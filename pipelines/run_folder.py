@@ -52,7 +52,8 @@ class Job:
         phase: pretrain, expert, angles or hp_mcore.
         worker: what each process runs; its spec holds config, identity, about, run_dir and `spec`.
         config: the section of the configuration.
-        identity: flat description of what is trained on what; another one in the folder is refused.
+        identity: flat description of what is trained on what, with data.sha256, the hash of all it reads;
+            another one in the folder is refused.
         about: what the description of the model shall say besides.
         tables: name -> rows, written to RUN/data/NAME.arrow.
         counts: numbers of clips and the like for the summary.

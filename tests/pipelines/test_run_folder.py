@@ -41,7 +41,7 @@ def job(seed: int = 0, does=worker, **changes) -> Job:
         phase="hp_mcore",
         worker=does,
         config=config,
-        identity={"phase": "hp_mcore", **settings_identity(config)},
+        identity={"phase": "hp_mcore", "data.sha256": "0" * 64, **settings_identity(config)},
         about={"subjects": ["p"]},
         tables={"rows": ROWS},
         counts={"clips": 2},
