@@ -143,9 +143,8 @@ def _start(num_cpus: int | None, *, verbose: bool) -> None:
             logging_level=logging.WARNING,
         )
     except Exception as error:
-        if (
-            type(error) is not Exception
-        ):  # Ray raises just that when a process of its own did not start in time
+        # Ray raises just that, no class of its own, when one of its processes did not start in time.
+        if type(error) is not Exception:
             raise
         cause = f"a local Ray did not start: {' '.join(str(error).split()).rstrip('.')}"
         raise ClusterUnavailable(

@@ -14,8 +14,8 @@ _SHAPES = (
     ("a private key", re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s]+")),
     ("an AWS key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
     ("a Google key", re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
-    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_|github_pat_)[0-9A-Za-z_]{20,}")),
-    ("a token", re.compile(r"\b(?:hf_[0-9A-Za-z]{30,}|dapi[0-9a-f]{32}|xox[abprs]-[0-9A-Za-z-]{10,})")),
+    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_|github_pat_)[\w-]{16,}")),
+    ("a token", re.compile(r"\b(?:(?:hf_|glpat-)[\w-]{16,}|dapi[0-9a-f]{16,}|xox[abprs]-[0-9A-Za-z-]{10,})")),
     ("a JSON web token", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+")),
     ("a URI with a password", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"{}]*:([^\s/@'\"{}]+)@")),
     (

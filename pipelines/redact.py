@@ -12,7 +12,8 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-HIDDEN = "***"
+from cluster.secret import HIDDEN, redacted
+
 _SHORTEST = 6  # a shorter value, such as RAY_AUTH_MODE=token, would blot out ordinary words
 _WORDS = r"token|secret|passw(?:or)?d|credential|api_?key|access_?key|private_?key|signature"
 _SECRET_NAME = re.compile(rf"(?i)({_WORDS}|_key$|_auth|auth_)")
@@ -25,9 +26,6 @@ _FORMS = (
     (re.compile(r"(?i)([?&](?:sig|key|code)=)[^\s&\"']+"), r"\1" + HIDDEN),
     (re.compile(rf"(?i)([\"'][\w-]*(?:{_WORDS})[\w-]*[\"']\s*:\s*[\"'])[^\"']+"), r"\1" + HIDDEN),
     (re.compile(r"(?i)\b(bearer|authorization: basic)\s+[\w.~+/=-]{8,}"), r"\1 " + HIDDEN),
-    # keys of AWS, GitHub, GitLab, Hugging Face and Databricks
-    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), HIDDEN),
-    (re.compile(r"\b(?:gh[pousr]_|glpat-|hf_|dapi)[\w-]{16,}"), HIDDEN),
 )
 
 
@@ -39,21 +37,20 @@ def redact(value: Any) -> Any:
         return [redact(item) for item in value]
     if not isinstance(value, str):
         return value
-    for secret in _secrets():
-        value = value.replace(secret, HIDDEN)
+    value = redacted(value, _secrets())  # first whole, before a form hides a part of one
     for form, instead in _FORMS:
         value = form.sub(instead, value)
     return value
 
 
-def _secrets() -> list[str]:
-    """Secret values of the environment, as they are and as a URI spells them; the longest first."""
+def _secrets() -> set[str]:
+    """Secret values of the environment, as they are and as a URI spells them."""
     found = {
         value
         for name, value in os.environ.items()
         if len(value) >= _SHORTEST and _SECRET_NAME.search(name) and not _NO_SECRET_NAME.search(name)
     }
-    return sorted(found | {quote(value, safe="") for value in found}, key=len, reverse=True)
+    return found | {quote(value, safe="") for value in found}
 
 
 class RedactingFormatter(logging.Formatter):

@@ -28,6 +28,7 @@ from metaflow.exception import METAFLOW_EXIT_DISALLOW_RETRY
 from metaflow.plugins import CARDS
 
 from pipelines.exits import as_aqa_error
+from pipelines.redact import redact
 
 RETRIES = 2
 RETRY_WAIT_S = 10.0
@@ -178,9 +179,9 @@ def _or_exit(action: Any) -> Any:
     except Exception as error:  # noqa: BLE001 - every error becomes an exit code
         known = as_aqa_error(error)
         if known is None:
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), file=sys.stderr)
         else:
-            print(f"error: {known}", file=sys.stderr)
+            print(redact(f"error: {known}"), file=sys.stderr)
         sys.exit(1 if may_pass(error) else METAFLOW_EXIT_DISALLOW_RETRY)
 
 

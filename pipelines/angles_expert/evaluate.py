@@ -13,7 +13,7 @@ from pipelines.angles_expert.performances import make_performances
 from pipelines.checkpoint import load_bundle
 from pipelines.config import Config, EvaluateConfig
 from pipelines.evaluate import answer_once, motions_to_judge, prediction_rows, question_of, results
-from pipelines.store import snapshot
+from pipelines.store import snapshot_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,8 +28,8 @@ def evaluate(run: Path, store: Path, config: Config) -> dict[str, Any]:
         config: the section `evaluate` is used.
     """
     _, description = load_bundle(run, "angles")
-    clips, poses, _ = snapshot(store, description["provenance"].get("poses_key", ""))
-    return evaluate_tables(run, clips, poses, config.evaluate)
+    clips, tables, _ = snapshot_of(store, {"poses": description["provenance"].get("poses_key", "")})
+    return evaluate_tables(run, clips, tables["poses"], config.evaluate)
 
 
 def evaluate_tables(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import connect as door
 from cluster.connect import (
     ALLOW_INSECURE,
     ClusterUnavailable,
@@ -168,6 +169,30 @@ def _join(address: str, *arguments: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (
+            Exception("The current node timed out during startup.\nSee logs."),
+            "this machine: a local Ray did not start: The current node timed out during startup. See logs. "
+            "Run it again when the machine has less to do.",
+        ),
+        (RuntimeError("a bug"), "a bug"),
+    ],
+)
+def test_a_local_ray_that_is_late_is_no_bug(monkeypatch, raised, told):
+    """Only what Ray raises then is translated; everything else passes as it is."""
+
+    def late(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("ray.init", late)
+    expected = ClusterUnavailable if type(raised) is Exception else RuntimeError
+    with pytest.raises(expected) as caught:
+        door._start(1, verbose=False)
+    assert str(caught.value) == told
 
 
 @pytest.mark.ray

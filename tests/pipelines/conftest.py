@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.schema import CLIPS, FEATURES, POSES, empty_row
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def _wave(frames: int, amplitude: float, speed: float, generator: np.random.Generator) -> np.ndarray:

@@ -12,34 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from made_runs import RICH, scoring
 
-from aqa_models.two_stage.config import ExpertConfig, SequenceConfig
+from aqa_models.two_stage.config import ExpertConfig
 from pipelines import fit, loop
 from pipelines.checkpoint import load_bundle
-from pipelines.config import ExpertTrainConfig
 from pipelines.errors import DataError
 from pipelines.evaluate import predict
 from pipelines.expert_phase import ExpertPhase
 from pipelines.motion import Motion, load_motions
 from pipelines.splits import folds
-
-SEQUENCE = SequenceConfig(skeleton="c15")
-RICH = {  # everything at once
-    "members": 2,
-    "averaging": 0.5,
-    "mirror": True,
-    "ranking_weight": 1.0,
-    "loss": "huber",
-    "input_dropout": 0.2,
-    "sequence": SequenceConfig(skeleton="c15", inputs="angles"),
-    "model": ExpertConfig(head="linear", pooling="mean_max", finetune_encoder=True, actions="embedding"),
-}
-
-
-def scoring(**changes) -> ExpertTrainConfig:
-    settings = {"epochs": 5, "batch_size": 8, "sequence": SEQUENCE, "checkpoint_every": 2}
-    small = {"encoder_units": 4, "encoder_layers": 1, "model": ExpertConfig(lstm_units=4)}
-    return ExpertTrainConfig(**settings | small | changes)
 
 
 def learners(tables, features: pa.Table | None = None) -> list[Motion]:

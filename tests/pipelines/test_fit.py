@@ -11,12 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import load_file
+from made_runs import SEQUENCE, assert_same_run, rows
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import fit, loop
@@ -25,7 +24,6 @@ from pipelines.errors import ConfigError, DataError
 from pipelines.expert_phase import ExpertPhase
 from pipelines.motion import load_motions
 
-SEQUENCE = SequenceConfig(skeleton="c15")
 SIZES = NonExpertConfig(encoder_units=8, decoder_units=8, pace_units=8, discriminator_units=4)
 
 
@@ -39,23 +37,6 @@ def scoring(**changes) -> ExpertTrainConfig:
     settings = {"epochs": 6, "batch_size": 7, "checkpoint_every": 1, "sequence": SEQUENCE, "optimizer": fast}
     plain = {"model": ExpertConfig(lstm_units=6), "crop_share": 1.0, "feature_dropout": 0.0}
     return ExpertTrainConfig(**settings | plain | changes)
-
-
-def rows(run_dir: Path) -> list[dict]:
-    found = loop.read_metrics(run_dir / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
-
-
-def weights(run_dir: Path) -> dict[str, np.ndarray]:
-    return load_file(run_dir / "model" / "model.safetensors")
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert rows(a) == rows(b)
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 @pytest.fixture

@@ -14,39 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import load_file
+from made_runs import RICH, SEQUENCE, assert_same_run, rows, scoring, weights
 
 from aqa_models.two_stage.config import ExpertConfig, NonExpertConfig, SequenceConfig
 from pipelines import fit, loop
 from pipelines.checkpoint import load_bundle
-from pipelines.config import TRAIN_PRESETS, EvaluateConfig, ExpertTrainConfig, PretrainConfig
+from pipelines.config import TRAIN_PRESETS, EvaluateConfig, PretrainConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.evaluate import evaluate_tables
 from pipelines.motion import load_motions
 from pipelines.pretrain_phase import PretrainPhase
 from pipelines.settings import load_config
 
-SEQUENCE = SequenceConfig(skeleton="c15")
 SIZES = NonExpertConfig(
     encoder_units=4, decoder_units=4, pace_units=4, discriminator_units=4, encoder_layers=1, decoder_layers=1
 )
-# Everything at once that a checkpoint must bring back.
-RICH = {
-    "members": 2,
-    "averaging": 0.5,
-    "mirror": True,
-    "ranking_weight": 1.0,
-    "loss": "huber",
-    "input_dropout": 0.2,
-    "sequence": SequenceConfig(skeleton="c15", inputs="angles"),
-    "model": ExpertConfig(head="linear", pooling="mean_max", finetune_encoder=True, actions="embedding"),
-}
-
-
-def scoring(**changes) -> ExpertTrainConfig:
-    settings = {"epochs": 5, "batch_size": 8, "sequence": SEQUENCE, "checkpoint_every": 2}
-    small = {"encoder_units": 4, "encoder_layers": 1, "model": ExpertConfig(lstm_units=4)}
-    return ExpertTrainConfig(**settings | small | changes)
 
 
 def with_values(table: pa.Table, column: str, change) -> pa.Table:
@@ -56,23 +38,6 @@ def with_values(table: pa.Table, column: str, change) -> pa.Table:
 
 def without_val(clips: pa.Table) -> pa.Table:
     return with_values(clips, "split", lambda row: "train" if row["split"] == "val" else row["split"])
-
-
-def rows(run_dir: Path) -> list[dict]:
-    found = loop.read_metrics(run_dir / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
-
-
-def weights(run_dir: Path) -> dict[str, np.ndarray]:
-    return load_file(run_dir / "model" / "model.safetensors")
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert rows(a) == rows(b)
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 SMALL = {

@@ -19,6 +19,12 @@ from pipelines.redact import RedactingFormatter, redact
         ("Authorization: Bearer abcdefgh12345", "Authorization: Bearer ***"),
         ("id AKIAABCDEFGHIJKLMNOP", "id ***"),
         ("use hf_ABCDEFGHIJKLMNOPQRST", "use ***"),
+        ("use eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl", "use ***"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIEow==\n-----END RSA PRIVATE KEY-----",
+            "***-----END RSA PRIVATE KEY-----",
+        ),
+        ("use github_pat_11ABCDEFG0abcdefghij", "use ***"),
     ],
 )
 def test_secrets_are_taken_out(text, clean):
