@@ -83,7 +83,14 @@ def find_movement(recordings: Sequence[np.ndarray]) -> Movement:
     spread = np.maximum(np.sqrt(np.mean([part.var(axis=0) for part in still], axis=0)), _SPREAD_FLOOR)
     covariance = sum((part / spread).T @ (part / spread) / len(part) for part in still)
     _, directions = np.linalg.eigh(covariance)
-    return Movement(centre, spread, directions[:, ::-1][:, :COMPONENTS].T)
+    return Movement(centre, spread, _turned(directions[:, ::-1][:, :COMPONENTS].T))
+
+
+def _turned(components: np.ndarray) -> np.ndarray:
+    """The same lines, each pointing one fixed way: an eigenvector's sign is otherwise the linear algebra's
+    whim and changes with its number of threads. The largest entry will not do: a mirrored pair ties."""
+    generic = 1 / np.arange(1, components.shape[1] + 1)
+    return components * np.where(components @ generic < 0, -1.0, 1.0)[:, None]
 
 
 def extremes(channels: np.ndarray, movement: Movement) -> np.ndarray:

@@ -71,3 +71,14 @@ def test_channels_never_seen_stay_out_of_the_movement():
     missing = np.isnan(extremes(gappy, movement).reshape(-1, 49))
     assert missing[:, 5].all()
     assert not np.delete(missing, 5, axis=1).any()
+
+
+def test_a_movement_points_the_same_way_whatever_sign_the_linear_algebra_gives(monkeypatch):
+    first, decompose = find_movement([nodding()]), np.linalg.eigh
+
+    def turned(matrix):
+        values, directions = decompose(matrix)
+        return values, -directions
+
+    monkeypatch.setattr(np.linalg, "eigh", turned)
+    np.testing.assert_array_equal(find_movement([nodding()]).components, first.components)
