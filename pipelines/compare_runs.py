@@ -72,14 +72,17 @@ def predictions_of(run: Path) -> Rows:
     """
     import pyarrow.parquet as pq
 
+    from pipelines.schema import PREDICTIONS, empty_row
+
     path = run / "predictions.parquet"
     if not path.is_file() or not read_metrics_file(run / "metrics.json"):
         raise ConfigError(run, "was not evaluated", f"run `aqa evaluate {run} --store STORE` first")
-    return {row["clip_id"]: row for row in pq.read_table(path).to_pylist()}
+    rows = pq.read_table(path).to_pylist()
+    return {row["clip_id"]: empty_row(PREDICTIONS, **row) for row in rows}  # older files lack some columns
 
 
 def settings_of(runs: dict[str, Path]) -> list[dict[str, Any]]:
-    """Rows of the settings, rows and versions in which runs differ: `setting`, and a value per name of a run."""
+    """Rows of what runs differ in, settings and versions of the data: `setting`, and a value per run."""
     told = {}
     for name, path in runs.items():
         record = read_json(path / "config.json")

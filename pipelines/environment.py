@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 from pipelines import __version__
 
@@ -18,7 +17,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, str]:
-    """Name -> value, all texts: aqa, git.commit, python, system, processor, threads, gpu, and each package."""
+    """Name -> text: aqa, git.commit, python, system, processor, threads, gpu, and each package."""
     from pipelines.tracking import git_tags
 
     return {

@@ -44,7 +44,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Run of `aqa train expert`, `aqa train angles` or `aqa train hp-mcore`; the others are compared with it.
+        Run of `aqa train expert`, `aqa train angles` or `aqa train hp-mcore`; the first of a comparison.
     store
         Folder of the feature store; without it only runs that were evaluated before are compared.
     out

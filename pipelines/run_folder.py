@@ -147,7 +147,7 @@ def _train(
 
 
 def environments(run_dir: Path) -> list[dict[str, str]]:
-    """What the run was trained in, oldest first, see environment.py; empty for runs that did not record it."""
+    """Where the run was trained, oldest first, see environment.py; empty for runs that do not tell."""
     return read_json(run_dir / "environment.json").get("environments", [])
 
 
