@@ -64,8 +64,9 @@ def evaluate(
     from pipelines import compare_runs
 
     runs = [*([run] if run else []), *compare]
-    for one in runs if store else []:
-        verb.evaluate(one, store, config)
+    if store is not None:
+        for one in runs:
+            verb.evaluate(one, store, config)
     result = compare_runs.compare(runs, config.evaluate)
     if out:
         compare_runs.write(result, out)

@@ -62,8 +62,8 @@ def metrics_section(run: RunMaterial) -> Section:
     blocks = [page.table(_metric_rows(metrics), own=1)]
     blocks.append(
         page.note(
-            f"{metrics['n']} test clips of {metrics['subjects']} subjects. Brackets: 95 % bootstrap interval, "
-            "all clips of a subject drawn together. All rows are measured on the same clips."
+            f"{metrics['n']} test clips{_subjects(run)}. Brackets: 95 % bootstrap interval, all clips of a "
+            "subject drawn together. All rows are measured on the same clips."
         )
     )
     if limits := metrics.get("score_range"):
@@ -88,8 +88,8 @@ def pictures_section(run: RunMaterial) -> Section:
     made = [
         page.picture(
             charts.scatter(predicted, true, kinds),
-            f"Scatter of {len(true)} test clips: predicted over judged score, judged from {true.min():.1f} to "
-            f"{true.max():.1f}, predicted from {predicted.min():.1f} to {predicted.max():.1f}.",
+            f"Scatter of {len(true)} test clips: predicted over judged score, judged from {true.min():.1f} "
+            f"to {true.max():.1f}, predicted from {predicted.min():.1f} to {predicted.max():.1f}.",
             "Predicted against judged; dashed: equal.",
         ),
         page.picture(
@@ -115,8 +115,8 @@ def pictures_section(run: RunMaterial) -> Section:
         inside = np.mean([low <= score <= high for low, score, high in spans])
         blocks.append(
             page.note(
-                f"The span of the exemplars' votes holds the judged score of {inside:.0%} of {len(spans)} clips. "
-                "It says how far the exemplars disagree, and promises no coverage."
+                f"The span of the exemplars' votes holds the judged score of {inside:.0%} of {len(spans)} "
+                "clips. It says how far the exemplars disagree, and promises no coverage."
             )
         )
     return Section("Agreement", blocks)
@@ -136,6 +136,13 @@ def tables_section(run: RunMaterial) -> Section:
         title = f"Per subject, the largest error first ({len(rows)})"
         blocks.append(page.details(title, [page.table(rows[:MOST_ROWS])]))
     return Section("Per action and subject", blocks)
+
+
+def _subjects(run: RunMaterial) -> str:
+    """Of how many subjects, if they are named."""
+    if all(row["subject_id"] for row in run.predictions):
+        return f" of {run.metrics['subjects']} subjects"
+    return ", of which not all say who performs; such a clip counts as a subject of its own"
 
 
 def _tile(name: str, number: dict[str, Any], below: str) -> tuple[str, str, str]:

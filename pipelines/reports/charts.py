@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def calibration(predicted: np.ndarray, true: np.ndarray, bins: int) -> bytes:
 
 
 def curves(
-    lines: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, mark: float | None = None
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, mark: float | None = None
 ) -> bytes:
     """Named lines of (x, y); `mark` = a vertical line, e.g. the epoch that was chosen."""
     figure, axis = figure_of(5.6, 3.6)

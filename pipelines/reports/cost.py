@@ -18,8 +18,10 @@ def training_section(run: RunMaterial) -> Section:
     if not run.epochs:
         return Section("Training", [page.note("No epoch has ended yet.")])
     chosen = run.summary.get("best_epoch")
-    told = {name: value for name, value in run.summary.items() if name.startswith(("best_", "val_"))}
-    blocks = [page.facts({"epochs": len(run.epochs), **told})]
+    counts = ("val_clips", "val_subjects")  # the banner tells them
+    told = {name: v for name, v in run.summary.items() if name.startswith("val_") and name not in counts}
+    shown = page.facts({"epochs": len(run.epochs), "chosen epoch": chosen})
+    blocks = [shown, page.details("Validation at the chosen epoch", [page.facts(told)])]
     names = [name for name in ("loss", "val_loss") if all(name in row for row in run.epochs)]
     others = [name for name in run.epochs[0] if name in ("val_mae", "val_spearman", "val_accuracy")]
     if len(run.epochs) > 1:
@@ -51,7 +53,7 @@ def cost_section(run: RunMaterial) -> Section:
     weights = run.folder / "model" / "model.safetensors"
     if weights.is_file():
         told["model, MB"] = round(weights.stat().st_size / 1e6, 2)
-        told["parameters"] = _parameters(weights)
+        told["parameters"] = f"{_parameters(weights):,}"
     blocks = [page.facts(told)] if told else []
     if run.store is not None:
         for name, key in run.provenance.items():
@@ -109,4 +111,4 @@ def _parameters(weights: Any) -> int:
     from safetensors import safe_open
 
     with safe_open(str(weights), framework="numpy") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dict

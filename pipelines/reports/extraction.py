@@ -45,7 +45,7 @@ def _banner(clips: list[dict[str, Any]], tables: list[dict[str, Any]]) -> list[M
     if any(is_rendered(clip["dataset"] or "") for clip in clips):
         blocks.append(page.warning(RENDERED))
     rows = [
-        ("clips", f"{len(clips):,}", f"{len({c['dataset'] for c in clips})} data sets"),
+        ("clips", f"{len(clips):,}", ", ".join(sorted({c["dataset"] or "unnamed" for c in clips})[:5])),
         ("tables", f"{len(tables) - 1}", f"{size:,.1f} MB with the clips"),
         ("rejected rows", f"{rejected:,}", "by code below"),
     ]
@@ -84,7 +84,7 @@ def _tables(tables: list[dict[str, Any]]) -> Markup:
 
 
 def _table(store: Store, family: str, key: str) -> list[Markup]:
-    spec = {name: value for name, value in store.spec(key, family).items()}
+    spec = store.spec(key, family)
     blocks = [page.details("What the key stands for", [page.facts(spec)])]
     blocks += table_blocks(store, family, key)
     blocks += extraction_costs(store, family, key)

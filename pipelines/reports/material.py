@@ -15,7 +15,10 @@ from pipelines.loop import read_metrics
 from pipelines.run_folder import read_json
 from pipelines.store import Store, open_store
 
-RENDERED = "The athletes of these clips are drawn by the program: the numbers on this page say nothing about real people."
+RENDERED = (
+    "The athletes of these clips are drawn by the program: the numbers on this page say nothing about real "
+    "people."
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _with_store(run: RunMaterial, given: Path | None) -> RunMaterial:
     if given is None and not told:
         return replace(run, no_store="The run does not say which store it read.")
     try:
-        store = open_store(given or Path(told))
+        store = open_store(given or Path(str(told)))
         clips = store.clips.read(run.provenance.get("clips_version"))
     except AqaError as error:
         if given is not None:

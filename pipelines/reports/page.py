@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-_STYLE = """
+_STYLE = Markup("""
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1f; background: #fff; margin: 0 auto;
@@ -20,21 +20,26 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1f; background: #fff; m
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-top: 1px solid #ddd; padding-top: 1rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-.note { color: #55555c; } nav { font-size: .9rem; } nav a { margin-right: .9rem; white-space: nowrap; }
+.note { color: #55555c; } nav { font-size: .9rem; margin: 1rem 0; }
+nav a { margin-right: .9rem; white-space: nowrap; }
 a { color: #00518f; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; min-width: 50%; }
+.wide { overflow-x: auto; margin: .5rem 0; }
+table { border-collapse: collapse; min-width: 50%; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #e4e4e4;
   vertical-align: top; overflow-wrap: normal; }
-td.long { overflow-wrap: anywhere; min-width: 9rem; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:first-child { min-width: 6rem; } td.long { overflow-wrap: anywhere; min-width: 9rem; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 tr.own td { font-weight: 700; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .8rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr));
+  gap: .8rem; margin: .8rem 0; }
 .tile { border: 1px solid #ccc; border-radius: .4rem; padding: .6rem .9rem; }
 .tile b { display: block; font-size: 1.9rem; line-height: 1.2; }
 .warn { border-left: 4px solid #d55e00; padding: .3rem 1rem; background: #fff6ef; margin: .8rem 0; }
 .fine { border-left: 4px solid #009e73; padding: .3rem 1rem; background: #f1faf6; margin: .8rem 0; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 0; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  gap: 1rem; margin: .8rem 0; }
 .stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem; }
 figcaption { font-size: .9rem; color: #55555c; }
 pre, code { font: .85rem/1.45 ui-monospace, monospace; white-space: pre-wrap; }
@@ -43,7 +48,7 @@ dt { font-weight: 700; } dd { margin: 0 0 .5rem; }
 @media print { body { max-width: none; font-size: 10.5pt; padding: 0; } nav { display: none; }
   h2, h3 { break-after: avoid; } figure, tr, .tile, .warn, .fine { break-inside: avoid; }
   .wide { overflow: visible; } a { color: inherit; } }
-"""
+""")
 
 _PAGE = Markup("""<!doctype html>
 <html lang="en">
@@ -94,9 +99,7 @@ def page(title: str, head: Sequence[Markup], sections: Sequence[Section]) -> str
         Markup('<section id="s{}"><h2>{}</h2>\n{}</section>').format(n, part.title, join(part.blocks))
         for n, part in enumerate(shown)
     ]
-    text = _PAGE.format(
-        title=title, style=Markup(_STYLE), head=join(head), links=join(links), body=join(body)
-    )
+    text = _PAGE.format(title=title, style=_STYLE, head=join(head), links=join(links), body=join(body))
     return str(text)
 
 
@@ -162,10 +165,11 @@ def table(rows: Sequence[dict[str, Any]], own: int = 0) -> Markup:
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     right = {name for name in columns if all(_is_number(row.get(name)) for row in rows)}
+    decimals = {name: _decimals([row.get(name) for row in rows]) for name in right}
     head = [Markup('<th scope="col"{}>{}</th>').format(_align(name in right), name) for name in columns]
     body = []
     for place, row in enumerate(rows):
-        cells = [_cell(row.get(name), name in right) for name in columns]
+        cells = [_cell(row.get(name), decimals.get(name)) for name in columns]
         kind = Markup(' class="own"') if place < own else Markup()
         body.append(Markup("<tr{}>{}</tr>").format(kind, Markup().join(cells)))
     return Markup(
@@ -221,11 +225,19 @@ def text_of(value: Any) -> str | Markup:
     return str(value)
 
 
-def _cell(value: Any, right: bool) -> Markup:
-    kind = _align(right)
-    if not right and isinstance(value, str) and len(value) > 40:
-        kind = Markup(' class="long"')
-    return Markup("<td{}>{}</td>").format(kind, text_of(value))
+def _cell(value: Any, decimals: int | None) -> Markup:
+    """A cell; `decimals` of a column of numbers, None = texts."""
+    if decimals is not None:
+        shown = f"{value:.{decimals}f}" if isinstance(value, float) else text_of(value)
+        return Markup('<td class="number">{}</td>').format(shown)
+    long = Markup(' class="long"') if isinstance(value, str) and len(value) > 40 else Markup()
+    return Markup("<td{}>{}</td>").format(long, text_of(value))
+
+
+def _decimals(values: Sequence[Any]) -> int:
+    """As many as tell the numbers of a column apart: three up to 1.5, then two, then one."""
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    return 4 if largest < 0.05 else 3 if largest <= 1.5 else 2 if largest < 1000 else 1
 
 
 def _align(right: bool) -> Markup:

@@ -1,4 +1,4 @@
-"""What pretraining learned of its pretexts: pace, inpainting, order, beside what an untrained guess reaches."""
+"""What pretraining learned of its pretexts: pace, inpainting, order, beside untrained guesses."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def pretext_section(run: RunMaterial) -> Section:
     if rows:
         blocks += [
             page.table(rows, own=1),
-            page.note("Mean squared error of the joints of one hidden limb, in the scale of the sequences, on "
-                      "validation clips of people who were not trained on."),
-        ]  # fmt: skip
+            page.note(
+                "Mean squared error of the joints of one hidden limb, in the scale of the sequences, on "
+                "validation clips of people who were not trained on."
+            ),
+        ]
     figures = [
         _course(run, _SHARES, "share of validation clips"),
         _course(run, _GUESSES, "squared error of the limb"),

@@ -22,8 +22,13 @@ def procedures_section(run: RunMaterial) -> Section:
     if not metrics:
         return Section("Procedures", [])
     floors = run.metrics.get("segmentation_baselines", {})
-    names = {"aiou_50": "AIoU@0.5", "aiou_75": "AIoU@0.75", "aiou_50_all": "AIoU@0.5, all procedures",
-             "aiou_75_all": "AIoU@0.75, all procedures", "transition_error": "transition error (frames)"}  # fmt: skip
+    names = {
+        "aiou_50": "AIoU@0.5",
+        "aiou_75": "AIoU@0.75",
+        "aiou_50_all": "all procedures @0.5",
+        "aiou_75_all": "all procedures @0.75",
+        "transition_error": "transition error (frames)",
+    }
     rows = [
         {"": name} | {shown: found[key] for key, shown in names.items() if key in found}
         for name, found in {"this run": metrics, **floors}.items()
@@ -44,7 +49,7 @@ def _ribbons(run: RunMaterial) -> list[Markup]:
     rows = [(_error(true[name], predicted[name]), name) for name in true]
     rows.sort(key=lambda item: (-item[0], item[1]))
     chosen = rows if len(rows) <= SHOWN else rows[: SHOWN // 2] + _middle(rows, SHOWN - SHOWN // 2)
-    shown = [(f"{name[-32:]}", true[name], predicted[name]) for _, name in chosen]
+    shown = [(_short(name), true[name], predicted[name]) for _, name in chosen]
     told = "; ".join(
         f"{n}: annotated {list(map(int, t))}, predicted {list(map(int, p))}" for n, t, p in shown
     )
@@ -58,10 +63,12 @@ def _ribbons(run: RunMaterial) -> list[Markup]:
 
 def annotated_frames(run: RunMaterial) -> dict[str, list[float]]:
     """Test clip -> annotated first frame of each later procedure; clips without annotation are left out."""
+    from aqa_models.hp_mcore.procedure import slots_of
     from pipelines.hp_mcore.dives import sampled_transitions
 
     if run.store is None:
         return {}
+    procedures = run.record["config"]["model"]["num_procedures"]
     tables = [("poses", "poses"), ("features/i3d", "i3d"), ("features/static", "static")]
     family, key = next(
         (family, run.provenance[f"{kind}_key"]) for family, kind in tables if f"{kind}_key" in run.provenance
@@ -72,8 +79,14 @@ def annotated_frames(run: RunMaterial) -> dict[str, list[float]]:
     for row in read.to_pylist():
         clip = run.clips.get(row["clip_id"])
         if clip and clip["transitions_s"] and row["time_s"] and not row["person"]:
-            found[row["clip_id"]] = sampled_transitions(clip, np.asarray(row["time_s"], float))
+            frames = sampled_transitions(clip, np.asarray(row["time_s"], float))
+            # As many procedures as the model knows; more of them are taken together.
+            found[row["clip_id"]] = [start for start in slots_of(frames, procedures)[0] if start >= 0]
     return found
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else f"...{name[-28:]}"
 
 
 def _error(true: list[float], predicted: list[float]) -> float:

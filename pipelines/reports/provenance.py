@@ -30,7 +30,7 @@ def kind_of(run: RunMaterial) -> str:
 
 def banner(run: RunMaterial) -> list[Markup]:
     """Data and protocol, and above all what makes the numbers worth less."""
-    blocks = [page.paragraph(f"{kind_of(run)}, run {run.folder.name}.")]
+    blocks = []
     if run.rendered:
         blocks.append(page.warning(RENDERED))
     if not run.summary:
@@ -48,7 +48,15 @@ def banner(run: RunMaterial) -> list[Markup]:
     if leaked:
         blocks.append(page.warning(f"{len(leaked)} test subjects were trained on: {', '.join(leaked[:5])}."))
     elif run.test_clips:
-        blocks.append(page.good_news("Checked: no subject of a test clip was trained on or chose the epoch."))
+        blocks.append(page.good_news("Checked: no subject of a test clip took part in the training."))
+        nameless = sum(not clip["subject_id"] for clip in run.test_clips)
+        if nameless:
+            blocks.append(
+                page.note(
+                    f"{nameless} of these clips do not say who performs: each counts as a subject of its own, "
+                    "so the same person may be in training and test."
+                )
+            )
     return blocks
 
 
@@ -58,7 +66,9 @@ def provenance_section(run: RunMaterial) -> Section:
     blocks = [
         page.paragraph("Trains it again from its record and says what comes out otherwise:"),
         page.code(shlex.join(["aqa", "reproduce", str(run.folder)])),
-        page.paragraph("Or by hand, with the settings below saved as settings.toml:"),
+        page.paragraph(
+            "Or by hand, on the newest rows of the store, with the settings below saved as settings.toml:"
+        ),
         page.code(command(run)),
         settings,
         page.facts(
@@ -68,7 +78,7 @@ def provenance_section(run: RunMaterial) -> Section:
                 "sha256 of the rows": run.record.get("identity", {}).get("data.sha256"),
                 "sha256 of the weights": run.description.get("sha256"),
                 "pretrained run": run.record.get("pretrained"),
-                **{f"store: {name}": value for name, value in run.provenance.items()},
+                **_read(run),
             }
         ),
     ]
@@ -78,6 +88,16 @@ def provenance_section(run: RunMaterial) -> Section:
     else:
         blocks.append(page.note("The versions it was made with were not recorded."))
     return Section("Provenance", blocks)
+
+
+def _read(run: RunMaterial) -> dict[str, Any]:
+    """Table -> key and version."""
+    told = {"store": run.provenance.get("store"), "clips": f"version {run.provenance.get('clips_version')}"}
+    for name, key in run.provenance.items():
+        if name.endswith("_key"):
+            kind = name.removesuffix("_key")
+            told[kind] = f"{key}, version {run.provenance.get(f'{kind}_version')}"
+    return told
 
 
 def settings_toml(run: RunMaterial) -> str:
@@ -111,10 +131,6 @@ def command(run: RunMaterial) -> str:
 def _protocol(run: RunMaterial) -> dict[str, Any]:
     splits = Counter(row["split"] or "none" for row in run.clips.values())
     chosen = run.summary.get("best_epoch")
-    sizes = {
-        name: run.summary[name] for name in ("clips", "train_clips", "val_clips", "train_subjects", "val_subjects")
-        if name in run.summary
-    }  # fmt: skip
     by = (
         "cross-validation inside the training subjects"
         if run.phase == "angles"
@@ -124,16 +140,28 @@ def _protocol(run: RunMaterial) -> dict[str, Any]:
     return {
         "data": ", ".join(sorted(name or "unnamed" for name in run.datasets)) if run.clips else run.no_store,
         "store": run.provenance.get("store"),
-        "versions": {k: v for k, v in run.provenance.items() if k.endswith("_version")},
+        "versions": {
+            name.removesuffix("_version"): version
+            for name, version in run.provenance.items()
+            if name.endswith("_version")
+        },
         "clips in the store by split": dict(splits),
-        "trained on": sizes,
+        "trained on": _counted(run, "train"),
         "chosen": by if chosen is not None else None,
-        "test": f"{run.metrics['n']} clips of {run.metrics['subjects']} subjects, scored {_times(tested)}"
-        if tested
-        else "not touched",
+        "chosen on": _counted(run, "val"),
+        "test": f"{run.metrics['n']} clips, scored {_times(tested)}" if tested else "not touched",
         "seed": run.record["config"].get("seed"),
         "preset": run.record["config"].get("preset"),
     }
+
+
+def _counted(run: RunMaterial, part: str) -> str:
+    """Clips, and people if the run counted them; the angles expert has one part only."""
+    clips = run.summary.get(f"{part}_clips", run.summary.get("clips") if part == "train" else None)
+    people = run.summary.get(f"{part}_subjects", run.summary.get("subjects") if part == "train" else None)
+    if clips is None:
+        return ""
+    return f"{clips} clips" + (f" of {people} subjects" if people is not None else "")
 
 
 def _times(count: int) -> str:

@@ -13,8 +13,8 @@ _AWESOME = "as listed by iSEE-Laboratory/Awesome-AQA, Benchmarks.md; with diffic
 _BMVC = "Nekoui & Cheng, BMVC 2021, table 1 (mean of five exercises, 70/30 split)"
 
 _DIVES = (
-    "Official test split. The released codes of CoRe, TSA, MCoRe and HP-MCoRe choose the best epoch on the test "
-    "dives, each metric at an epoch of its own."
+    "Official test split. The released codes of CoRe, TSA, MCoRe and HP-MCoRe choose the best epoch on the "
+    "test dives, each metric at an epoch of its own."
 )
 _KIMORE = (
     "Mean over five exercises, each with a model of its own, on a 70/30 split whose list was not published; "

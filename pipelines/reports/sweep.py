@@ -47,14 +47,17 @@ def _banner(sweep: Sweep, trials: list[Trial], best: Trial | None) -> list[Marku
     if not all(trial.ended for trial in trials):
         blocks.append(page.warning("Some trials have not ended; what is shown is what there is so far."))
     if best is not None and best.value is not None:
-        rows = [("best trial", f"{best.number}", str(sweep.trial_folder(best.number).name)),
-                (sweep.tune.metric, f"{best.value:.4g}", f"{sweep.mode}imum of {counts['finished']} finished trials"),
-                ("trials", f"{len(trials)}", ", ".join(f"{n} {name}" for name, n in sorted(counts.items())))]  # fmt: skip
+        finished = f"{sweep.mode}imum of {counts['finished']} finished trials"
+        rows = [
+            ("best trial", f"{best.number}", sweep.trial_folder(best.number).name),
+            (sweep.tune.metric, f"{best.value:.4g}", finished),
+            ("trials", f"{len(trials)}", ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))),
+        ]
         blocks.append(page.tiles(rows))
     blocks.append(
         page.note(
-            "Test clips never reached a trial: the sweep dropped them before it wrote its rows. The best of many "
-            "validation numbers is too good; measure the best run with `aqa evaluate`, once."
+            "Test clips never reached a trial: the sweep dropped them before it wrote its rows. The best of "
+            "many validation numbers is too good; measure the best run with `aqa evaluate`, once."
         )
     )
     return blocks

@@ -79,11 +79,13 @@ def _strip(pictures: list[bytes]) -> bytes:
     from PIL import Image
 
     parts = [Image.open(io.BytesIO(data)) for data in pictures]
-    whole = Image.new("RGB", (sum(part.width for part in parts), parts[0].height))
+    gap = 6
+    width = sum(part.width for part in parts) + gap * (len(parts) - 1)
+    whole = Image.new("RGB", (width, parts[0].height), "white")
     left = 0
     for part in parts:
         whole.paste(part, (left, 0))
-        left += part.width
+        left += part.width + gap
     out = io.BytesIO()
     whole.thumbnail((900, _HEIGHT))
     whole.save(out, "JPEG", quality=80)
