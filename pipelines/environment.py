@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import sys
 from pathlib import Path
 
 from pipelines import __version__
@@ -57,12 +56,14 @@ def _processor() -> str:
 
 
 def _threads() -> str:
-    torch = sys.modules.get("torch")
-    return str(torch.get_num_threads()) if torch else os.environ.get("OMP_NUM_THREADS", "")
+    import torch
+
+    return str(torch.get_num_threads())
 
 
 def _gpu() -> str:
-    torch = sys.modules.get("torch")  # not loaded only to look
-    if torch is None or not torch.cuda.is_available():
+    import torch
+
+    if not torch.cuda.is_available():
         return ""
     return f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"

@@ -6,7 +6,9 @@ versions are read again, even if the store has newer ones; other rows are refuse
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +56,16 @@ def reproduce(run: Path, out: Path | None = None, store: Path | None = None) -> 
     place = store or Path(record["provenance"]["store"])
     clips, tables = rows_of(place, record["provenance"])
     _expect(out, record, section)
-    _train(run, out, record, section, clips, tables, place)
     recorded = environments(run)
+    with _threads(int(recorded[-1]["threads"]) if recorded else 0):
+        _train(run, out, record, section, clips, tables, place)
+        test = _test(run, out, record["phase"], clips, tables)
     result = {
         "run": str(run),
         "out": str(out),
         "weights": _weights(run, out, KINDS[record["phase"]]),
         "training": _training(run, out),
-        "test": _test(run, out, record["phase"], clips, tables),
+        "test": test,
         "environment": differing(recorded[-1], environment()) if recorded else None,
     }
     parts = (result["weights"], result["training"], result["test"])
@@ -223,6 +227,19 @@ def _train(
             f"cannot be rebuilt from {store}: " + error.cause.removeprefix("belongs to another run "),
             "name the store of the training with --store, and put the pretrained run back if that differs",
         ) from error
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads as the run had, because sums in another order differ in the last digit; 0 = as now."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _weights(run: Path, out: Path, kind: str) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def banner(run: RunMaterial) -> list[Markup]:
         if nameless:
             blocks.append(
                 page.note(
-                    f"{nameless} of these clips do not say who performs: each counts as a subject of its own, "
-                    "so the same person may be in training and test."
+                    f"{nameless} of these clips do not say who performs: each counts as a subject of its "
+                    "own, so the same person may be in training and test."
                 )
             )
     return blocks

@@ -133,7 +133,13 @@ def browser() -> Iterator[Browser]:
     here_in, there_out = (_high(fd) for fd in os.pipe())
     there_in, here_out = (_high(fd) for fd in os.pipe())
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+        ]
         flags += ["--disable-background-networking", "--proxy-server=127.0.0.1:9", "--remote-debugging-pipe"]
         line = f'exec "$@" 3<&{there_in} 4>&{there_out}'
         process = subprocess.Popen(
