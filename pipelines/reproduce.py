@@ -23,6 +23,7 @@ from pipelines.store import open_store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
 KINDS = {"pretrain": "nonexpert", "expert": "expert", "angles": "angles", "hp_mcore": "hp_mcore"}
 Tables = dict[str, "pa.Table"]
@@ -54,6 +55,7 @@ def reproduce(run: Path, out: Path | None = None, store: Path | None = None) -> 
         raise ConfigError("--out", "is the run itself", "name a new folder")
     section = _settings(run, record)
     place = store or Path(record["provenance"]["store"])
+    weights, _ = load_bundle(run, KINDS[record["phase"]])
     clips, tables = rows_of(place, record["provenance"])
     _expect(out, record, section)
     recorded = environments(run)
@@ -63,7 +65,7 @@ def reproduce(run: Path, out: Path | None = None, store: Path | None = None) -> 
     result = {
         "run": str(run),
         "out": str(out),
-        "weights": _weights(run, out, KINDS[record["phase"]]),
+        "weights": _weights(weights, load_bundle(out, KINDS[record["phase"]])[0]),
         "training": _training(run, out),
         "test": test,
         "environment": differing(recorded[-1], environment()) if recorded else None,
@@ -242,10 +244,9 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _weights(run: Path, out: Path, kind: str) -> dict[str, Any]:
+def _weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
     import torch
 
-    one, other = load_bundle(run, kind)[0], load_bundle(out, kind)[0]
     names, worst, count = sorted(one.keys() | other.keys()), 0.0, 0
     for name in names:
         a, b = one.get(name), other.get(name)
