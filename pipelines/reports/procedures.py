@@ -54,8 +54,8 @@ def _ribbons(run: RunMaterial) -> list[Markup]:
         f"{n}: annotated {list(map(int, t))}, predicted {list(map(int, p))}" for n, t, p in shown
     )
     caption = (
-        f"Above the annotated procedures, below the predicted ones (paler): the {min(SHOWN // 2, len(rows))} "
-        "dives with the largest error, then some of the middle."
+        "Above the annotated procedures, below the predicted ones (paler); blue is the first. The "
+        f"{min(SHOWN // 2, len(rows))} dives with the largest error, then some of the middle."
     )
     data = charts.ribbons(shown, FRAMES, f"sampled frame (of {FRAMES})")
     return [page.picture(data, f"Ribbons of procedures. First frames: {told}.", caption)]
