@@ -91,8 +91,8 @@ def find_movement(recordings: Sequence[np.ndarray]) -> Movement:
 def _turned(components: np.ndarray, start: np.ndarray) -> np.ndarray:
     """The same lines, each pointing away from where the recordings start.
 
-    An eigenvector's sign is otherwise the linear algebra's whim and changes with its number of threads. A line
-    that only tells left from right has no start, since each recording counts with its mirror image: a
+    An eigenvector's sign is otherwise the linear algebra's whim and changes with its number of threads. A
+    line that only tells left from right has no start, since each recording counts with its mirror image: a
     direction that prefers a side turns it.
     """
     sided = 1e-6 * np.linalg.norm(start) / np.arange(1, components.shape[1] + 1)
