@@ -14,7 +14,8 @@ from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.scoring.interval import LEVEL
 from pipelines.scoring.refusal import Refused
-from pipelines.scoring.video_scorer import Request, Scored, VideoScorer
+from pipelines.scoring.request import Request
+from pipelines.scoring.video_scorer import Scored, VideoScorer
 
 UNIT = "points, as the training scores"
 LIMITS = "This is a model's estimate, not a judge and not a medical device."
