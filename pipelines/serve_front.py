@@ -1,4 +1,4 @@
-"""The HTTP side of `aqa serve`: takes uploads within limits and hands them to the workers; nobody waits for ever.
+"""The HTTP side of `aqa serve`: takes uploads within limits, hands them to the workers, and always answers.
 
 Ray Serve's own HTTP proxy keeps whatever a client sends in memory, without a limit, before a worker sees it
 (`MessageQueue` of ray/serve/_private/http_util.py, Ray 2.60), so uploads are received here, onto the disk.

@@ -72,7 +72,7 @@ class VideoScorer:
     ):
         self.model = model
         self.kind = _scoring_kind(model)
-        kept = _weights_folder(model)
+        self.kept = kept = _weights_folder(model)
         self.tensors, self.description = load_bundle(kept, self.kind)
         _check_reads_video(model, self.description)
         self.training = Training(self.description, store, kept)
@@ -132,13 +132,13 @@ class VideoScorer:
             *distance_warnings(away, verdict.action_type, nearest_action(blocks, self.known)),
             *self._unlike_training(verdict, away),
         ]
-        return Scored(recording, pose, verdict, interval_of(self.model, verdict.action_type), found, away)
+        return Scored(recording, pose, verdict, interval_of(self.kept, verdict.action_type), found, away)
 
     @property
     def known(self) -> list[Known]:
         """Clips of the training, read when first asked for."""
         if self._known is None:
-            self._known = known_clips(self.description, self.training)
+            self._known = known_clips(self.description, self.training, self.kept)
         return self._known
 
     def _families(self) -> list[str]:
@@ -200,8 +200,9 @@ class VideoScorer:
         """Doubts that concern the model: nothing to compare with, or a score outside of what it learned."""
         if not away:
             place = self.training.place
-            reason = f"the store of the training ({place}) is not there" if not self.training.available else (
-                "the training has too few clips or a single person"
+            known = self.training.available or self.known
+            reason = "the training has too few clips or a single person" if known else (
+                f"the store of the training ({place}) is not there"
             )  # fmt: skip
             text = f"not checked whether this is like the training clips: {reason}"
             return [Warning("not_compared", text)]
