@@ -26,6 +26,11 @@ _Overlay = Annotated[
 ]
 _Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
 
+_Out = Annotated[
+    Path | None,
+    Parameter(help="Add a JSON line per finished video to this file; videos it holds are not scored again."),
+]
+
 
 @settings("extract")
 def score(
@@ -44,6 +49,8 @@ def score(
     c3d_weights: Weights = None,
     overlay: _Overlay = None,
     report: _Report = None,
+    out: _Out = None,
+    workers: int = 0,
     call: _Call,
     **given: Any,
 ) -> Any:
@@ -54,7 +61,7 @@ def score(
     Parameters
     ----------
     video
-        Video files.
+        Video files, and folders of which every video is scored.
     model
         Run of `aqa train expert` or `aqa train hp-mcore`.
     action_type
@@ -71,6 +78,8 @@ def score(
         Where the athlete is: x1,y1,x2,y2 in pixels of the upright picture.
     max_seconds
         Longest performance that is scored.
+    workers
+        Processes of Ray that score at the same time; 0 = everything in this process, without Ray.
     """
     config = call.config(given)
     from pipelines import score as verb
@@ -86,6 +95,8 @@ def score(
         max_seconds=max_seconds,
         overlay=overlay,
         report=report,
+        out=out,
+        workers=workers,
         command=shlex.join(["aqa", *sys.argv[1:]]),
         progress=logger.info,
     )

@@ -105,6 +105,10 @@ class VideoScorer:
         self.extractor.prepare()
         _ = self.known
 
+    def check(self, request: Request) -> None:
+        """Raises the ConfigError that `score` would raise for this request, whatever the video."""
+        self._clip(Path("any"), request)
+
     def score(self, video: Path, request: Request) -> Scored:
         """Scores one video.
 
