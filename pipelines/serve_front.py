@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ class Front:
                 refusal = _refuse(BAD_REQUEST, "bad_request", error.where, error.cause, error.remedy)
             else:
                 return await self._score(request, name, asked)
-        await _drain(request, self.limits.max_bytes)
+        if not request.headers.get("expect"):  # it sends nothing before somebody wants the body
+            await _drain(request.stream(), self.limits.max_bytes)
         return refusal
 
     def _refusal(self, request: HttpRequest) -> Answer | None:
@@ -189,10 +190,11 @@ class Front:
     async def _receive(self, request: HttpRequest, video: Path) -> Answer | None:
         size = 0
         with video.open("wb") as file:
-            async for chunk in request.stream():
+            stream = request.stream()
+            async for chunk in stream:
                 size += len(chunk)
                 if size > self.limits.max_bytes:
-                    await _drain(request, self.limits.max_bytes)
+                    await _drain(stream, self.limits.max_bytes)
                     return self._too_large()
                 file.write(chunk)
         if not size:
@@ -243,14 +245,12 @@ def _asked(request: HttpRequest) -> tuple[str, Request]:
     return name, request_of(texts)
 
 
-async def _drain(request: HttpRequest, max_bytes: int) -> None:
+async def _drain(stream: AsyncIterator[bytes], max_bytes: int) -> None:
     """Reads what a client still sends, up to a limit: most see an answer only after they have sent all."""
-    if request.headers.get("expect"):  # it waits until somebody wants the body
-        return
     size = 0
     with contextlib.suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(DRAIN_S):
-            async for chunk in request.stream():
+            async for chunk in stream:
                 size += len(chunk)
                 if size > max_bytes:
                     return
