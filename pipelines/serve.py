@@ -249,5 +249,5 @@ def _run(front: Front, listener: socket.socket) -> None:
         limit_concurrency=16 + 4 * front.room,
         lifespan="off",
     )
-    with contextlib.suppress(KeyboardInterrupt):  # this is how it is stopped
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Ctrl-C, and what Ray makes of SIGTERM
         uvicorn.Server(config).run(sockets=[listener])

@@ -33,7 +33,7 @@ def make_expert(folder: Path) -> None:
     with table.writer() as writer:
         writer.commit([table.write_file(pa.concat_tables(rows))])
     small = demo.CONFIG.expert.model_dump() | {"epochs": 3, "encoder_units": 8}
-    settings = Config(expert=ExpertTrainConfig(**small), evaluate=EvaluateConfig(bootstrap=100))
+    settings = Config(expert=ExpertTrainConfig.model_validate(small), evaluate=EvaluateConfig(bootstrap=100))
     train.expert(folder / "store", "expert", None, settings, runs=folder / "runs")
     evaluate.evaluate(folder / "runs" / "expert", folder / "store", settings)
 
