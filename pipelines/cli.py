@@ -32,6 +32,7 @@ from pipelines.redact import RedactingFormatter, redact
 from pipelines.result import Result, to_json
 from pipelines.run_commands import run, run_step_app
 from pipelines.score_commands import score
+from pipelines.serve_commands import serve
 from pipelines.store_commands import store_app
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
@@ -58,6 +59,7 @@ for child in (
     app.command(child)
 app.command(run)
 app.command(score)
+app.command(serve)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 
