@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
+from pipelines.scoring.explanation import ASSOCIATED
 from pipelines.scoring.interval import LEVEL
 from pipelines.scoring.refusal import Refused
 from pipelines.scoring.video_scorer import Request, Scored, VideoScorer
@@ -100,6 +101,7 @@ def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
             {"name": part.name, "start_s": part.start_s, "end_s": part.end_s, "delta": part.delta}
             for part in verdict.parts
         ],
+        "explanation": found.explanation.document(),
         "exemplars": [
             {"clip_id": one.clip_id, "score": one.score, "vote": one.vote} for one in verdict.exemplars
         ],
@@ -139,7 +141,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         made += [*_lines_of(told), ""]
     for told in result["refused"]:
         made += [f"{told['video']}: no score", f"  {told['cause']}", f"  {_sentence(told['remedy'])}", ""]
-    return [*made, LIMITS] if result["scored"] else made[:-1]
+    return [*made, ASSOCIATED, LIMITS] if result["scored"] else made[:-1]
 
 
 def _lines_of(told: dict[str, Any]) -> list[str]:
@@ -157,6 +159,8 @@ def _lines_of(told: dict[str, Any]) -> list[str]:
         made.append(
             f"  {part['delta']:+8.2f}  {part['start_s']:6.2f} - {part['end_s']:6.2f} s  {part['name']}"
         )
+    made += [f"  why: {sentence}" for sentence in told["explanation"]["sentences"]]
+    made += [f"  not said: {reason}" for reason in told["explanation"]["missing"]]
     if told["exemplars"]:
         names = ", ".join(f"{one['clip_id']} ({one['score']:g})" for one in told["exemplars"])
         made.append(f"  compared with: {names}")

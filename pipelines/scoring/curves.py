@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from aqa_models.skeletons import skeleton
 from pipelines.scoring.drawing import GAIN, LEFT, LOSS, RIGHT
@@ -21,13 +23,15 @@ ANGLES = {
     "shoulder": ("hip", "shoulder", "elbow"),
 }
 SIDES = ("left", "right")
+STEADY_S = 0.16
+"""A joint that jumps away for a shorter time than half of this was not seen rightly."""
 
 
 def joint_angles(keypoints: np.ndarray, confidence: np.ndarray, name: str) -> dict[str, np.ndarray]:
-    """Angles in the plane of the picture.
+    """Angles in the plane of the picture, or in space.
 
     Args:
-        keypoints: (T, J, 2) px.
+        keypoints: (T, J, 2) px, or (T, J, 3).
         confidence: (T, J) in [0, 1].
         name: of the skeleton.
 
@@ -46,10 +50,28 @@ def joint_angles(keypoints: np.ndarray, confidence: np.ndarray, name: str) -> di
     return found
 
 
+def steady_angles(pose: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`joint_angles` of a pose without single wrong frames: a median over STEADY_S; NaN stays NaN."""
+    found = joint_angles(pose["keypoints"], pose["confidence"], pose["skeleton"])
+    step = np.median(np.diff(pose["time_s"])) if len(pose["time_s"]) > 1 else STEADY_S
+    window = 1 + 2 * round(STEADY_S / 2 / max(float(step), 1e-3))
+    return {joint: _steady(angle, window) for joint, angle in found.items()}
+
+
+def _steady(angle: np.ndarray, window: int) -> np.ndarray:
+    seen = np.isfinite(angle)
+    if seen.sum() < 2:
+        return angle
+    places = np.arange(len(angle))
+    whole = np.interp(places, places[seen], angle[seen])
+    return np.where(seen, median_filter(whole, window, mode="nearest"), np.nan)
+
+
 def _angle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """(T,) degrees between (T, 2) vectors."""
-    turn = np.arctan2(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0], (u * v).sum(axis=1))
-    return np.abs(np.degrees(turn))
+    """(T,) degrees between (T, 2) or (T, 3) vectors."""
+    dot = (u * v).sum(axis=1)
+    square = (u * u).sum(axis=1) * (v * v).sum(axis=1) - dot**2
+    return np.degrees(np.arctan2(np.sqrt(np.maximum(square, 0)), dot))
 
 
 def curves_png(pose: dict[str, Any], verdict: Verdict) -> bytes:
