@@ -6,7 +6,7 @@ poses, model. A video that cannot be scored does not stop the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def score(
     max_seconds: float = 120.0,
     overlay: Path | None = None,
     report: Path | None = None,
+    side_by_side: Path | None = None,
     command: str = "",
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def score(
         max_seconds: longest performance.
         overlay: MP4 file to write, of one video.
         report: HTML file to write, of one video.
+        side_by_side: MP4 file to write, of one video beside its exemplar.
         command: what was typed, for the page.
         progress: receives a line per video.
 
@@ -59,14 +61,18 @@ def score(
         ConfigError: the model cannot score videos, or the request does not say enough.
         StorageError: overlay or page cannot be written.
     """
-    _check_files(overlay, report)
-    if len(videos) > 1 and (overlay or report):
-        flag = "--overlay" if overlay else "--report"
+    wanted = {"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}
+    _check_files(wanted)
+    if len(videos) > 1 and any(wanted.values()):
+        flag = next(flag for flag, path in wanted.items() if path)
         raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
     scored, refused = [], []
     with VideoScorer(
         model, given, store=store, weights=weights, max_seconds=max_seconds, use_gpu=_has_gpu()
     ) as scorer:
+        if side_by_side and scorer.kind != "hp_mcore":
+            cause = "shows a dive beside its exemplar, and this model compares with none"
+            raise ConfigError("--side-by-side", cause, "leave it out, or give a run of `aqa train hp-mcore`")
         for video in videos:
             try:
                 found = scorer.score(video, request)
@@ -74,8 +80,8 @@ def score(
                 refused.append(error.as_document())
                 continue
             told = document(found, scorer, video)
-            if overlay or report:
-                _show(found, told, overlay, report, command)
+            if any(wanted.values()):
+                _show(found, told, wanted, command)
             scored.append(told)
             progress(f"{len(scored) + len(refused)}/{len(videos)} {video.name}: {told['score']:.2f}")
     return {"model": str(model), "scored": scored, "refused": refused}
@@ -172,11 +178,12 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _check_files(overlay: Path | None, report: Path | None) -> None:
+def _check_files(wanted: dict[str, Path | None]) -> None:
     """A file of another kind, or a folder that is not there, would be noticed after the work only."""
-    for flag, path, suffix in (("--overlay", overlay, ".mp4"), ("--report", report, ".html")):
+    for flag, path in wanted.items():
         if path is None:
             continue
+        suffix = ".html" if flag == "--report" else ".mp4"
         if path.suffix.lower() != suffix:
             raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
         if not path.absolute().parent.is_dir():
@@ -189,27 +196,45 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _show(
-    found: Scored,
-    told: dict[str, Any],
-    overlay: Path | None,
-    report: Path | None,
-    command: str,
-) -> None:
-    """Writes the overlay and the page that were asked for; the video is decoded once more for both."""
+def _show(found: Scored, told: dict[str, Any], wanted: dict[str, Path | None], command: str) -> None:
+    """Writes the files that were asked for; the video is decoded once more for each kind of picture."""
     from pipelines.scoring.drawing import Drawer
-    from pipelines.scoring.overlay import drawn_frames, write_overlay
+    from pipelines.scoring.overlay import drawn_frames, write_video
     from pipelines.scoring.page import write_page
+    from pipelines.scoring.side_by_side import ExemplarFrames, paired_frames, plain_frames
 
     clip = found.recording.clip.to_pylist()[0]
-    frames = drawn_frames(Drawer(found.pose, found.verdict), clip["uri"], clip["start_s"], clip["end_s"])
-    if overlay:
-        frames = write_overlay(overlay, frames)
-    wanted = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
-    stills: dict[float, tuple[float, Any]] = {}
+    where = (clip["uri"], clip["start_s"], clip["end_s"])
+    drawer, shown = Drawer(found.pose, found.verdict), found.explanation.shown
+    middles = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
+    stills, pairs = [], []
+    if wanted["--overlay"] or (wanted["--report"] and shown is None):
+        frames = drawn_frames(drawer, *where)
+        if wanted["--overlay"]:
+            frames = write_video(wanted["--overlay"], frames)
+        stills = _nearest(frames, middles)
+    if shown is not None and (wanted["--side-by-side"] or wanted["--report"]):
+        frames = paired_frames(plain_frames(*where), drawer, ExemplarFrames(shown))
+        if wanted["--side-by-side"]:
+            frames = write_video(wanted["--side-by-side"], frames)
+        pairs = _nearest(frames, _moments(found))
+    if wanted["--report"]:
+        write_page(wanted["--report"], told, found, stills, pairs, command)
+
+
+def _moments(found: Scored) -> list[float]:
+    """Middles of the parts, and those of the strongest differences in the part that lost most; rising."""
+    middles = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
+    lost = found.explanation.facts["procedure"]
+    there = [one for one in found.explanation.differences if one.part == lost][:2]
+    return sorted({*middles, *((one.start_s + one.end_s) / 2 for one in there)})
+
+
+def _nearest(frames: Iterable[tuple[float, Any]], wanted: list[float]) -> list[tuple[float, Any]]:
+    """The frame that is nearest to each time; all frames are taken."""
+    found: dict[float, tuple[float, Any]] = {}
     for time_s, picture in frames:
-        for middle in wanted:
-            if middle not in stills or abs(time_s - middle) < abs(stills[middle][0] - middle):
-                stills[middle] = (time_s, picture)
-    if report:
-        write_page(report, told, found.verdict, found.pose, [stills[middle] for middle in wanted], command)
+        for moment in wanted:
+            if moment not in found or abs(time_s - moment) < abs(found[moment][0] - moment):
+                found[moment] = (time_s, picture)
+    return [found[moment] for moment in wanted if moment in found]

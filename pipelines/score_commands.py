@@ -26,6 +26,10 @@ _Overlay = Annotated[
     Path | None, Parameter(help="Write a video with skeleton, confidence and parts to this .mp4 file.")
 ]
 _Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
+_SideBySide = Annotated[
+    Path | None,
+    Parameter(help="Write the dive beside its exemplar, aligned by procedure, to this .mp4 file."),
+]
 
 
 @settings("extract")
@@ -45,6 +49,7 @@ def score(
     c3d_weights: _Weights = None,
     overlay: _Overlay = None,
     report: _Report = None,
+    side_by_side: _SideBySide = None,
     call: _Call,
     **given: Any,
 ) -> Any:
@@ -87,6 +92,7 @@ def score(
         max_seconds=max_seconds,
         overlay=overlay,
         report=report,
+        side_by_side=side_by_side,
         command=shlex.join(["aqa", *sys.argv[1:]]),
         progress=logger.info,
     )

@@ -19,8 +19,12 @@ from pipelines.rendered.film import FPS, SUBFRAMES, Film, shoot_dive, shutter_ti
 PROCEDURES = ("Take-off", "Flight", "Entry")
 ENTRY_SHARE = 0.78
 """Share of the flight at which the entry begins: the body opens and reaches for the water."""
-LIMBS = {"left arm": ("left_elbow", "left_shoulder_flex"), "right arm": ("right_elbow", "right_shoulder_flex"),
-         "left leg": ("left_knee", "left_hip_flex"), "right leg": ("right_knee", "right_hip_flex")}  # fmt: skip
+LIMBS = {
+    "left arm": ("left_elbow", "left_shoulder_flex"),
+    "right arm": ("right_elbow", "right_shoulder_flex"),
+    "left leg": ("left_knee", "left_hip_flex"),
+    "right leg": ("right_knee", "right_hip_flex"),
+}
 """Limb -> angles of the body in which it can be wrong."""
 COST = 3.0
 """Points of execution (0 to 10) that a complete fault takes."""
@@ -109,7 +113,7 @@ def planted_dive(seed: int, name: str, number: str, faults: tuple[Fault, ...], f
         _plant(dive.motion[fault.angle], times, spans[fault.procedure], fault)
     times = times[: SUBFRAMES * count]
     execution = float(np.clip(10 - COST * sum(fault.size for fault in faults), 0, 10))
-    told = tuple(round(begin, 3) for begin in begins)
+    told = (round(float(begins[0]), 3), round(float(begins[1]), 3))
     if not film:
         return PlantedDive(parsed, faults, execution, track_dive(random, dive, times, shape), told)
     filmed = shoot_dive(random, dive, times, shape, look)[0]

@@ -28,7 +28,7 @@ class Alignment:
 
     def to_other(self, time_s: np.ndarray | float) -> np.ndarray:
         """Seconds of the other performance at which it is as far in the same procedure."""
-        return np.interp(time_s, self.own, self.other)
+        return np.asarray(np.interp(time_s, self.own, self.other))
 
     def part_of(self, time_s: np.ndarray) -> np.ndarray:
         """(T,) procedure of each own second; the first and the last one reach beyond their ends."""

@@ -38,8 +38,8 @@ def controls_of(
 ) -> Controls:
     """Whom the movement is held against.
 
-    Training clips of people of the group `control`; without such a group those whose motion the pretraining learned
-    from; else the third with the best scores.
+    Training clips of people of the group `control`; without such a group those whose motion the pretraining
+    learned from; else the third with the best scores.
 
     Args:
         description: of the expert.

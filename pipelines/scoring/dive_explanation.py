@@ -10,11 +10,11 @@ import numpy as np
 from aqa_models.hp_mcore.procedure import slots_of
 from pipelines.scoring.alignment import aligned
 from pipelines.scoring.curves import steady_angles
-from pipelines.scoring.explanation import Curve, Difference, Explanation, Reference
+from pipelines.scoring.explanation import Curve, Difference, Explanation, Reference, strongest
 from pipelines.scoring.verdict import Part, Verdict
 
-FLOOR_DEG = 8.0
-"""Differences are held against the spread of the exemplars, and at least against this."""
+FEWEST = 3
+"""Sampled frames of a procedure in which a joint must be seen."""
 NAMED = 3
 """Differences told of the procedure that lost most."""
 
@@ -84,31 +84,9 @@ def differences(
         middle, spread = _middle(others[joint])
         away = angle - middle
         for number, part in enumerate(parts):
-            inside = np.flatnonzero((part_of == number) & np.isfinite(away))
-            if len(inside) >= 2:
-                found.append(_difference(part.name, joint, time_s, away, spread, inside))
-    return sorted(found, key=lambda one: -one.strength)
-
-
-def _difference(
-    part: str, joint: str, time_s: np.ndarray, away: np.ndarray, spread: np.ndarray, inside: np.ndarray
-) -> Difference:
-    strange = away[inside] / np.hypot(spread[inside], FLOOR_DEG)
-    strength = float(np.abs(strange).mean())
-    # The span around the strongest moment in which it is at least half as strong, to the same side.
-    top = int(np.abs(strange).argmax())
-    same = strange * np.sign(strange[top]) >= 0.5 * abs(strange[top])
-    first = last = top
-    while first > 0 and same[first - 1]:
-        first -= 1
-    while last < len(same) - 1 and same[last + 1]:
-        last += 1
-    span = inside[first : last + 1]
-    step = float(np.median(np.diff(time_s)))
-    return Difference(
-        part, joint, float(time_s[span[0]]), float(time_s[span[-1]]) + step, float(away[span].mean()),
-        float(spread[inside].mean()), strength,
-    )  # fmt: skip
+            inside = part_of == number
+            found.append(strongest(part.name, joint, time_s[inside], away[inside], spread[inside], FEWEST))
+    return sorted((one for one in found if one is not None), key=lambda one: -one.strength)
 
 
 def curves(pose: Mapping[str, Any], references: list[Reference], shown: Reference) -> tuple[Curve, ...]:

@@ -15,9 +15,21 @@ import numpy as np
 from pipelines.scoring.alignment import Alignment
 
 ASSOCIATED = (
-    "Differences of angles are measured in the plane of the picture. They are associated with the points; they "
-    "do not prove what caused them."
+    "Differences of angles are measured in the plane of the picture. They are associated with the points; "
+    "they do not prove what caused them."
 )
+
+
+FLOOR_DEG = 8.0
+"""Differences are held against the spread of the references, and at least against this."""
+STRANGE = 1.0
+"""Strength from which a difference is marked in pictures: as far as the references spread, all the time."""
+
+
+def limb_of(joint: str) -> str:
+    """The arm or leg that a joint like "left knee" belongs to."""
+    side, _, name = joint.partition(" ")
+    return f"{side} {'arm' if name in ('elbow', 'shoulder') else 'leg'}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,7 @@ class Difference:
     @property
     def limb(self) -> str:
         """The arm or leg that the joint belongs to."""
-        side, _, joint = self.joint.partition(" ")
-        return f"{side} {'arm' if joint in ('elbow', 'shoulder') else 'leg'}"
+        return limb_of(self.joint)
 
     def words(self, reference: str) -> str:
         """A sentence: what is bent more or less, and when."""
@@ -67,9 +78,15 @@ class Difference:
     def document(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "part": self.part, "joint": self.joint, "limb": self.limb, "start_s": self.start_s,
-            "end_s": self.end_s, "degrees": self.degrees, "usual_degrees": self.usual, "strength": self.strength,
-        }  # fmt: skip
+            "part": self.part,
+            "joint": self.joint,
+            "limb": self.limb,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "degrees": self.degrees,
+            "usual_degrees": self.usual,
+            "strength": self.strength,
+        }
 
 
 @dataclass(frozen=True)
@@ -145,3 +162,40 @@ class Explanation:
             "missing": list(self.missing),
             "meaning": ASSOCIATED,
         }
+
+
+def strongest(
+    part: str, joint: str, time_s: np.ndarray, away: np.ndarray, spread: np.ndarray, fewest: int
+) -> Difference | None:
+    """What is told of one joint in one part: when it differs most, and by how much.
+
+    Args:
+        part, joint: names.
+        time_s: (T,) seconds of the part.
+        away: (T,) degrees, own less the middle of the references; NaN = not known.
+        spread: (T,) degrees by which the references differ from each other.
+        fewest: known moments that are needed; with fewer nothing is told.
+    """
+    strange = away / np.hypot(spread, FLOOR_DEG)
+    known = np.flatnonzero(np.isfinite(strange))
+    if len(known) < max(2, fewest):
+        return None
+    some = strange[known]
+    top = int(np.abs(some).argmax())
+    # The span around the strongest moment in which it is at least half as strong, to the same side.
+    same = some * np.sign(some[top]) >= 0.5 * abs(some[top])
+    first = last = top
+    while first > 0 and same[first - 1]:
+        first -= 1
+    while last < len(same) - 1 and same[last + 1]:
+        last += 1
+    span, step = known[first : last + 1], float(np.median(np.diff(time_s)))
+    return Difference(
+        part=part,
+        joint=joint,
+        start_s=float(time_s[span[0]]),
+        end_s=float(time_s[span[-1]]) + step,
+        degrees=float(away[span].mean()),
+        usual=float(spread[known].mean()),
+        strength=float(np.abs(some).mean()),
+    )

@@ -1,4 +1,4 @@
-"""How well a network that learned healthy motion fills in each limb: a limb that moves otherwise fits less."""
+"""How well a network that learned healthy motion fills in each limb: one that moves otherwise fits less."""
 
 from __future__ import annotations
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.motion import Motion
+from pipelines.scoring.alignment import aligned
 from pipelines.scoring.controls import Controls
 from pipelines.scoring.curves import steady_angles
-from pipelines.scoring.explanation import Curve, Difference, Explanation
+from pipelines.scoring.explanation import Curve, Difference, Explanation, limb_of, strongest
 from pipelines.scoring.inpainting import LIMBS, Pretrained, limb_errors
 from pipelines.scoring.repetitions import find_repetitions
 
 PHASES = 40
 """Points of one repetition at which angles are compared."""
-FLOOR_DEG = 8.0
-"""Differences are held against the spread of the control group, and at least against this."""
 NAMED = 3
 """Joints told."""
 
@@ -38,13 +37,9 @@ class Performed:
     repeats: bool
 
     def phases(self, joint: str) -> np.ndarray:
-        """(R, PHASES) degrees over each repetition, start to end."""
-        angle = self.angles[joint]
-        seen = np.isfinite(angle)
-        if seen.sum() < 0.5 * len(angle):
-            return np.full((len(self.spans), PHASES), np.nan)
+        """(R, PHASES) degrees over each repetition, start to end; NaN where not seen."""
         at = [np.linspace(start, end, PHASES) for start, end in self.spans]
-        return np.stack([np.interp(one, self.time_s[seen], angle[seen]) for one in at])
+        return np.stack([aligned(self.angles[joint], self.time_s, one) for one in at])
 
     def duration_s(self) -> float:
         """Median seconds of a repetition; NaN if nothing repeats."""
@@ -54,9 +49,8 @@ class Performed:
 def take_apart(motion: Motion, confidence: np.ndarray | None = None) -> Performed:
     """Angles and repetitions of a clip with 2-D or 3-D keypoints."""
     sure = np.ones(motion.keypoints.shape[:2]) if confidence is None else confidence
-    angles = steady_angles({
-        "keypoints": motion.keypoints, "confidence": sure, "skeleton": motion.skeleton, "time_s": motion.time_s,
-    })  # fmt: skip
+    seen = {"keypoints": motion.keypoints, "confidence": sure, "skeleton": motion.skeleton}
+    angles = steady_angles(seen | {"time_s": motion.time_s})
     found = find_repetitions(angles, motion.time_s)
     whole = (float(motion.time_s[0]), float(motion.time_s[-1]))
     return Performed(motion.time_s, angles, tuple(found) or (whole,), bool(found))
@@ -90,7 +84,7 @@ def explain(
     sentences = [_pace_words(pace)] if pace else []
     joints = _by_joint(found)
     if joints:
-        facts |= {"limb": _limb(joints[0][0]), "joints": dict(joints)}
+        facts |= {"limb": limb_of(joints[0][0]), "joints": dict(joints)}
         strongest = [next(one for one in found if one.joint == joint) for joint, _ in joints[:NAMED]]
         sentences += [f"{one.part}: {one.words('in the control group')}" for one in strongest]
     if pretrained is None:
@@ -106,54 +100,52 @@ def differences(own: Performed, others: list[Performed]) -> list[Difference]:
     """How each joint differs from the control group in each repetition, strongest first."""
     found = []
     for joint in own.angles:
-        group = [one.phases(joint) for one in others if joint in one.angles]
-        band = np.array([np.median(one, axis=0) for one in group if np.isfinite(one).all()])
-        mine = own.phases(joint)
-        if len(band) < 2 or not np.isfinite(mine).all():
-            continue
-        middle = np.median(band, axis=0)
-        spread = 1.4826 * np.median(np.abs(band - middle), axis=0)
-        for number, (start, end) in enumerate(own.spans):
-            away = mine[number] - middle
-            strange = away / np.hypot(spread, FLOOR_DEG)
-            first, last = _strongest(strange)
-            step = (end - start) / (PHASES - 1)
-            name = f"repetition {number + 1}" if own.repeats else "whole clip"
-            found.append(Difference(
-                name, joint, start + first * step, start + last * step, float(away[first : last + 1].mean()),
-                float(spread.mean()), float(np.abs(strange).mean()),
-            ))  # fmt: skip
-    return sorted(found, key=lambda one: -one.strength)
+        middle, spread = usual(joint, others)
+        for number, (span, phases) in enumerate(zip(own.spans, own.phases(joint), strict=True)):
+            part = f"repetition {number + 1}" if own.repeats else "whole clip"
+            time_s = np.linspace(*span, PHASES)
+            found.append(strongest(part, joint, time_s, phases - middle, spread, PHASES // 4))
+    return sorted((one for one in found if one is not None), key=lambda one: -one.strength)
 
 
 def curves(own: Performed, others: list[Performed]) -> tuple[Curve, ...]:
     """Each joint's angle over the clip, with the control group's laid under each repetition."""
     made = []
     for joint, angle in own.angles.items():
-        group = [one.phases(joint) for one in others if joint in one.angles]
-        band = np.array([np.median(one, axis=0) for one in group if np.isfinite(one).all()])
-        if len(band) < 2:
-            continue
+        band = _band(joint, others)
+        seen = np.isfinite(band).sum(axis=0) >= max(2, len(band) / 2)
         told = np.full((3, len(own.time_s)), np.nan)
+        levels = {level: np.full(PHASES, np.nan) for level in (50, 10, 90)}
+        for level, values in levels.items():
+            values[seen] = np.nanpercentile(band[:, seen], level, axis=0)
         for start, end in own.spans:
             inside = (own.time_s >= start) & (own.time_s <= end)
             at = (own.time_s[inside] - start) / (end - start) * (PHASES - 1)
-            for row, level in zip(told, (50, 10, 90), strict=True):
-                row[inside] = np.interp(at, np.arange(PHASES), np.percentile(band, level, axis=0))
+            for row, level in zip(told, levels, strict=True):
+                row[inside] = np.interp(at, np.arange(PHASES), levels[level])
         made.append(Curve(joint, own.time_s, angle, *told))
     return tuple(made)
 
 
-def _strongest(strange: np.ndarray) -> tuple[int, int]:
-    """First and last place of the span around the strongest one in which it is at least half as strong."""
-    top = int(np.abs(strange).argmax())
-    same = strange * np.sign(strange[top]) >= 0.5 * abs(strange[top])
-    first = last = top
-    while first > 0 and same[first - 1]:
-        first -= 1
-    while last < len(same) - 1 and same[last + 1]:
-        last += 1
-    return first, last
+def _band(joint: str, others: list[Performed]) -> np.ndarray:
+    """(N, PHASES) median repetition of each clip of the control group; NaN where not seen."""
+    made = []
+    for one in others:
+        phases = one.phases(joint) if joint in one.angles else np.full((1, PHASES), np.nan)
+        middle, seen = np.full(PHASES, np.nan), np.isfinite(phases).any(axis=0)
+        middle[seen] = np.nanmedian(phases[:, seen], axis=0)
+        made.append(middle)
+    return np.array(made)
+
+
+def usual(joint: str, others: list[Performed]) -> tuple[np.ndarray, np.ndarray]:
+    """Median and spread (PHASES,) of the control group; NaN where half of it was not seen."""
+    band = _band(joint, others)
+    seen = np.isfinite(band).sum(axis=0) >= max(2, len(band) / 2)
+    middle, spread = np.full(PHASES, np.nan), np.full(PHASES, np.nan)
+    middle[seen] = np.nanmedian(band[:, seen], axis=0)
+    spread[seen] = 1.4826 * np.nanmedian(np.abs(band[:, seen] - middle[seen]), axis=0)
+    return middle, spread
 
 
 def _by_joint(found: list[Difference]) -> list[tuple[str, float]]:
@@ -162,10 +154,6 @@ def _by_joint(found: list[Difference]) -> list[tuple[str, float]]:
     for one in found:
         strength.setdefault(one.joint, []).append(one.strength)
     return sorted(((joint, float(np.mean(s))) for joint, s in strength.items()), key=lambda pair: -pair[1])
-
-
-def _limb(joint: str) -> str:
-    return Difference("", joint, 0, 0, 0, 0, 0).limb
 
 
 def _spans(own: Performed) -> list[dict[str, float]]:
@@ -212,7 +200,8 @@ def _ranges(own: Performed, others: list[Performed]) -> dict[str, dict[str, floa
 
 
 def _range(phases: np.ndarray) -> float:
-    return float(np.median(np.ptp(phases, axis=1)))
+    seen = phases[np.isfinite(phases).sum(axis=1) >= PHASES / 2]
+    return float(np.median(np.nanmax(seen, axis=1) - np.nanmin(seen, axis=1))) if len(seen) else float("nan")
 
 
 def _percentile(value: float, group: np.ndarray) -> float:

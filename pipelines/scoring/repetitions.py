@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
@@ -16,8 +18,8 @@ REPEATS = 0.35
 def find_repetitions(curves: dict[str, np.ndarray], time_s: np.ndarray) -> list[tuple[float, float]]:
     """Start and end of each repetition in seconds; empty if nothing repeats at least once.
 
-    The period is where the curves, all together, are most like themselves later; a repetition runs
-    from one turning point of their common movement (first principal component) to the next one on the same side.
+    The period is where the curves, all together, are most like themselves later; a repetition runs from one
+    turning point of their common movement (first principal component) to the next one on the same side.
     Halves at the ends are left out.
 
     Args:
@@ -41,7 +43,7 @@ def find_repetitions(curves: dict[str, np.ndarray], time_s: np.ndarray) -> list[
     reach = np.ptp(common)
     padded = np.concatenate([[common.max()], common, [common.max()]])  # the ends can be turning points
     turns = find_peaks(-padded, distance=max(1, round(0.6 * period)), prominence=0.25 * reach)[0] - 1
-    spans = [(grid[a], grid[b]) for a, b in zip(turns[:-1], turns[1:], strict=True)]
+    spans = [(grid[a], grid[b]) for a, b in pairwise(turns)]
     return [(float(a), float(b)) for a, b in spans if 0.6 < (b - a) * RATE_HZ / period < 1.7]
 
 
