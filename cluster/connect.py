@@ -14,7 +14,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,14 +81,24 @@ def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[N
     if ray.is_initialized():
         yield
         return
-    if local:
-        _start(num_cpus, verbose=verbose)
-    else:
-        _join(address, verbose=verbose)
+    with _own_sigterm():
+        if local:
+            _start(num_cpus, verbose=verbose)
+        else:
+            _join(address, verbose=verbose)
     try:
         yield
     finally:
         ray.shutdown()  # a joined cluster keeps running; only this driver leaves it
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """What this program does on SIGTERM stays: ray.init() puts its own in its place."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def spilled_bytes() -> int:

@@ -74,6 +74,10 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
     def in_ray(loop_config: dict[str, Any]) -> None:
         _ray_worker(worker, loop_config, watch)
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Not Ray's: it ends the command as if it had succeeded."""
+
     callbacks = []
     if watch:
         from ray.tune.integration.ray_train import TuneReportCallback
@@ -81,7 +85,7 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
         callbacks = [TuneReportCallback()]
     # Trainers that read a stream must leave processors for it, or both wait for ever on a small machine.
     resources = {"CPU": 0.5 if spec.get("streams") else 1.0} | ({"GPU": 1.0} if config.use_gpu else {})
-    trainer = TorchTrainer(
+    trainer = Trainer(
         in_ray,
         train_loop_config=spec,
         scaling_config=ScalingConfig(

@@ -48,10 +48,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(*options: str) -> Iterator[subprocess.Popen]:
-    """`ray start --block` with these options until the block ends."""
+def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen]:
+    """`ray start --block` with these options until the block ends; `prefix` runs it somewhere else."""
     started = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
+        [*prefix, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
         env={**environment(), "PYTHONPATH": ""},  # nodes have no sources but those of a job
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
