@@ -140,7 +140,7 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
     except lost as error:
         if getattr(error, "actor_init_failed", False):  # a fault of the program: it would come again
             raise
-        raise WorkersLost(str(error).partition("\n")[0]) from error
+        raise WorkersLost(type(error).__name__) from error  # Ray has told the rest, at length
 
 
 def stream_in_order(plan: pa.Table, stage: Stage, workers: int, rows_per_task: int) -> Iterator[pa.Table]:

@@ -7,17 +7,19 @@ one processor: two workers of a job are on two nodes. A node that has gone is re
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,36 @@ pytestmark = [
 ]
 
 CLIPS = 12
+PATIENCE_S = 300
 WORKERS = (1, 2)
 HEAD = "10.77.0.1"
+EPOCHS = 100
+SMALL = """
+[pretrain]
+epochs = 100
+batch_size = 8
+checkpoint_every = 4
+[pretrain.sequence]
+skeleton = "c15"
+[pretrain.model]
+encoder_units = 6
+decoder_units = 6
+pace_units = 6
+discriminator_units = 4
+[expert]
+epochs = 40
+batch_size = 8
+checkpoint_every = 2
+encoder_units = 6
+[expert.sequence]
+skeleton = "c15"
+[expert.model]
+lstm_units = 4
+[tune]
+scheduler = "none"
+searcher = "random"
+"""
+SPACE = "[expert.optimizer]\nlearning_rate = {log_uniform = [1e-4, 1e-2]}\n"
 SETTINGS = {
     "AQA_EXTRACT__DECODE_WORKERS": "1",
     "AQA_EXTRACT__NETWORK_WORKERS": "1",
@@ -144,7 +174,7 @@ class Nodes:
 
     def wait_for(self, alive: int) -> None:
         """Until the head knows that many living nodes; one after the other, or two would take one name."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             done = subprocess.run(
                 [*self.inside(0), sys.executable, "-c", COUNT, f"http://{HEAD}:8265", ray_node.TOKEN],
@@ -157,26 +187,59 @@ class Nodes:
             assert time.monotonic() < deadline, done.stdout + done.stderr
             time.sleep(1)
 
-    def started(self, *command: str, sign: str) -> str:
-        """Submit a job, wait until its log shows `sign`, return the name of the job."""
+    def submitted(self, *command: str) -> str:
+        """Submit a job and return its name."""
         code, job, stderr = self.aqa("submit", "--no-wait", "--", *command)
         assert code == 0, stderr
-        deadline = time.monotonic() + 300
-        while not re.search(sign, log := self.aqa("logs", job["job"])[1]["log"]):
-            status = self.aqa("status", job["job"])[1]["status"]
-            assert status in ("PENDING", "RUNNING"), log
-            assert time.monotonic() < deadline, log
-            time.sleep(0.5)
         return job["job"]
+
+    def started(self, *command: str, sign: str) -> str:
+        """Submit a job, wait until its log shows `sign`, return its name."""
+        job = self.submitted(*command)
+        self.wait_until(job, lambda: re.search(sign, self.log(job)))
+        return job
+
+    def log(self, job: str) -> str:
+        (file,) = (self.folder / "session_latest" / "logs").glob(f"job-driver-{job}.log")
+        return file.read_text()
+
+    def wait_until(self, job: str, sign: Callable[[], object]) -> None:
+        """Until the job shows something; it must not end before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not sign():
+            assert time.monotonic() < deadline, self.log(job)
+            assert "\nerror: " not in self.log(job), self.log(job)
+            time.sleep(0.2)
+
+    def kill_driver(self, job: str, command: str) -> None:
+        """SIGKILL to the process of a job, which then has failed with 137."""
+        (driver,) = self.pids(0, f"python -P -m pipelines {command}")
+        os.kill(driver, signal.SIGKILL)
+        code, ended, _ = self.aqa("logs", "--follow", job)
+        assert (code, ended["status"]) == (137, "FAILED")
+
+    def succeeded(self, job: str) -> None:
+        """Wait for the end of a job."""
+        code, ended, stderr = self.aqa("logs", "--follow", job)
+        assert (code, ended["status"]) == (0, "SUCCEEDED"), stderr
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
+def nodes(waving) -> Iterator[Nodes]:
     from pipelines.rendered.dataset import render_dataset
+    from pipelines.store import open_store
 
     folder = Path(tempfile.mkdtemp(prefix="aqa-", dir="/tmp"))  # Ray's sockets need a short path
     (folder / "work").mkdir()
     render_dataset(folder / "work" / "videos", exercises=CLIPS, subjects=4, dives=0, seed=5)
+    (folder / "work" / "small.toml").write_text(SMALL)
+    (folder / "work" / "space.toml").write_text(SPACE)
+    clips, poses = waving
+    store = open_store(folder / "work" / "waves", create=True)
+    store.put_clips(clips)
+    table = store.create_poses({"made by": "test"})
+    with table.writer() as writer:
+        writer.commit([table.write_file(poses)])
     nodes = Nodes(folder)
     with nodes.exits:
         nodes.add_networks()
@@ -227,50 +290,135 @@ def test_extraction_goes_on_without_a_lost_node(nodes):
     victim = nodes.working("ray::MapWorker")
     nodes.power_off(victim)
     nodes.start_worker(victim)
-    code, ended, stderr = nodes.aqa("logs", "--follow", job)
-    assert (code, ended["status"]) == (0, "SUCCEEDED"), stderr
+    nodes.succeeded(job)
     assert_each_clip_once(nodes.folder / "work" / "lost")
 
 
 def test_extraction_after_its_driver_was_killed(nodes):
     command = ("extract", "videos/clips.csv", "--store", "killed")
     job = nodes.started(*command, sign=r"[1-9]\d*/12 clips")
-    (driver,) = nodes.pids(0, "python -P -m pipelines extract")
-    os.kill(driver, signal.SIGKILL)
-    code, ended, _ = nodes.aqa("logs", "--follow", job)
-    assert (code, ended["status"]) == (137, "FAILED")
+    nodes.kill_driver(job, "extract")
     code, again, stderr = nodes.aqa("submit", "--", *command)
     assert (code, again["job"]) == (0, job[:-1] + "2"), stderr
-    assert int(re.search(r"already_done\s+(\d+)", stderr).group(1)) >= 1
     assert_each_clip_once(nodes.folder / "work" / "killed")
 
 
 def test_extraction_with_the_network_gone_for_ten_seconds(nodes):
-    command = ("extract", "videos/clips.csv", "--store", "cut")
-    job = nodes.started(*command, sign=r"[1-9]\d*/12 clips")
+    job = nodes.started("extract", "videos/clips.csv", "--store", "cut", sign=r"[1-9]\d*/12 clips")
     nodes.cut(nodes.working("ray::MapWorker"), 10)
-    code, _, stderr = nodes.aqa("logs", "--follow", job)
-    if code != 0:  # allowed to fail, not to lose or to double
-        code, _, stderr = nodes.aqa("submit", "--", *command)
-    assert code == 0, stderr
+    nodes.succeeded(job)
     assert_each_clip_once(nodes.folder / "work" / "cut")
 
 
-def test_training_on_two_nodes_goes_on_without_one(nodes):
-    train = ("train", "pretrain", "--store", "lost", "--name", "base", "--num-workers", "2")
-    train += ("--epochs", "40", "--model.encoder-units", "16")
-    code, job, stderr = nodes.aqa("submit", "--no-wait", "--", *train)
+def rows_of(run: Path) -> list[dict]:
+    path = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def tracked(runs: Path) -> list[tuple[str, str]]:
+    """Names and states of the runs in MLflow."""
+    with contextlib.closing(sqlite3.connect(runs / "mlflow.db")) as database:
+        return database.execute("select name, status from runs order by name").fetchall()
+
+
+class Training:
+    """`aqa train pretrain` with two workers on two nodes; its runs lie in a folder of their own."""
+
+    def __init__(self, nodes: Nodes, name: str, *options: str):
+        self.nodes, self.runs = nodes, nodes.folder / "work" / f"runs-{name}"
+        given = ("--store", "waves", "--config", "small.toml", "--runs", f"runs-{name}", "--name", "base")
+        self.command = ("train", "pretrain", *given, "--num-workers", "2", *options)
+
+    def submit(self, epochs: int = EPOCHS // 4) -> str:
+        """Start it, and wait until it has trained some epochs on both nodes."""
+        job = self.nodes.submitted(*self.command)
+        self.nodes.wait_until(job, lambda: len(rows_of(self.runs / "base")) >= epochs)
+        assert self.places() == list(WORKERS)
+        return job
+
+    def places(self) -> list[int]:
+        """Nodes that train."""
+        return [number for number in WORKERS if self.nodes.pids(number, "RayTrainWorker")]
+
+    def assert_undisturbed(self, undisturbed: list[dict]) -> None:
+        assert rows_of(self.runs / "base") == undisturbed
+        assert tracked(self.runs) == [("base", "FINISHED")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes) -> list[dict]:
+    """Metrics of a training that nothing happens to."""
+    training = Training(nodes, "undisturbed")
+    nodes.succeeded(nodes.submitted(*training.command))
+    rows = rows_of(training.runs / "base")
+    assert [row["epoch"] for row in rows] == list(range(EPOCHS))
+    return rows
+
+
+def test_training_goes_on_without_a_lost_node(nodes, undisturbed):
+    training = Training(nodes, "lost")
+    job = training.submit()
+    nodes.power_off(WORKERS[0])
+    nodes.start_worker(WORKERS[0])
+    nodes.succeeded(job)
+    training.assert_undisturbed(undisturbed)
+
+
+def test_training_with_the_network_gone_for_ten_seconds(nodes, undisturbed):
+    training = Training(nodes, "cut")
+    job = training.submit()
+    nodes.cut(WORKERS[0], 10)
+    nodes.succeeded(job)
+    training.assert_undisturbed(undisturbed)
+
+
+def test_training_after_its_driver_was_killed(nodes, undisturbed):
+    training = Training(nodes, "killed")
+    nodes.kill_driver(training.submit(), "train")
+    code, _, stderr = nodes.aqa("submit", "--", *training.command)
     assert code == 0, stderr
-    metrics = nodes.folder / "work" / "runs" / "base" / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert time.monotonic() < deadline, nodes.aqa("logs", job["job"])[1]["log"]
-        time.sleep(0.2)
-    trainers = [number for number in WORKERS if nodes.pids(number, "RayTrainWorker")]
-    assert len(trainers) == 2
-    nodes.power_off(trainers[0])
-    nodes.start_worker(trainers[0])
-    code, ended, stderr = nodes.aqa("logs", "--follow", job["job"])
-    assert (code, ended["status"]) == (0, "SUCCEEDED"), stderr
-    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert epochs == list(range(epochs[0], epochs[0] + 40))
+    assert "going on after epoch" in stderr
+    training.assert_undisturbed(undisturbed)
+
+
+def test_training_on_one_node_while_the_other_is_gone(nodes):
+    training = Training(nodes, "elastic", "--min-workers", "1", "--epochs", "100000")
+    job = training.submit()
+    nodes.power_off(WORKERS[1])
+    before = len(rows_of(training.runs / "base"))
+    nodes.wait_until(job, lambda: training.places() == [WORKERS[0]])
+    nodes.wait_until(job, lambda: len(rows_of(training.runs / "base")) > before + 20)
+    nodes.start_worker(WORKERS[1])
+    nodes.wait_until(job, lambda: training.places() == list(WORKERS))
+    before = len(rows_of(training.runs / "base"))
+    nodes.wait_until(job, lambda: len(rows_of(training.runs / "base")) > before + 20)
+    assert nodes.aqa("stop", job)[1]["status"] == "STOPPED"
+    epochs = [row["epoch"] for row in rows_of(training.runs / "base")]
+    assert epochs == list(range(len(epochs)))
+
+
+def test_a_sweep_loses_a_node_and_another_its_driver(nodes):
+    """Both end with the same trials, each once."""
+    found = []
+    for name in ("lost", "killed"):
+        runs = nodes.folder / "work" / f"runs-sweep-{name}"
+        command = ("tune", "two-stage", "--store", "waves", "--config", "small.toml")
+        command += ("--runs", runs.name, "--name", "s", "--space", "space.toml", "--trials", "4")
+        job = nodes.submitted(*command)
+        nodes.wait_until(job, lambda runs=runs: len(rows_of(runs / "s" / "trials" / "trial-001")) >= 5)
+        if name == "lost":
+            nodes.power_off(WORKERS[0])
+            nodes.start_worker(WORKERS[0])
+            nodes.succeeded(job)
+        else:
+            nodes.kill_driver(job, "tune")
+            code, _, stderr = nodes.aqa("submit", "--", *command)
+            assert code == 0, stderr
+        with (runs / "s" / "trials.csv").open() as file:
+            trials = list(csv.DictReader(file))
+        assert len(trials) == 4
+        found.append([{key: row[key] for key in row if key != "seconds"} for row in trials])
+        names = ["s", *(f"trial-{number:03d}" for number in range(4))]
+        assert tracked(runs) == [(name, "FINISHED") for name in names]
+    assert found[0] == found[1]
