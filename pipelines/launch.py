@@ -79,6 +79,8 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from pipelines.process_group import NodeNetwork
+
     def in_ray(loop_config: dict[str, Any]) -> None:
         _ray_worker(worker, loop_config, watch)
 
@@ -99,6 +101,7 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
     trainer = Trainer(
         in_ray,
         train_loop_config=spec,
+        torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),

@@ -62,9 +62,9 @@ decoder_units = 6
 pace_units = 6
 discriminator_units = 4
 [expert]
-epochs = 40
+epochs = 200
 batch_size = 8
-checkpoint_every = 2
+checkpoint_every = 10
 encoder_units = 6
 [expert.sequence]
 skeleton = "c15"

@@ -65,6 +65,7 @@ sys.exit(main(["config", "template"]))
 def test_a_command_is_interrupted_and_a_long_farewell_cut(cleaning_s):
     command = [sys.executable, "-c", PLAY, str(cleaning_s)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -90,18 +91,18 @@ class Command:
             start_new_session=True,
         )
 
-    def terminate_when(self, sign: Callable[[], object]) -> float:
-        """SIGTERM as soon as there is a sign; seconds until the process had ended."""
+    def end_when(self, sign: Callable[[], object], by: signal.Signals = signal.SIGTERM) -> float:
+        """A signal as soon as there is a sign; seconds until the process had ended."""
         deadline = time.monotonic() + 240
         while not sign():
             assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.05)
         started = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        self.process.send_signal(by)
+        code = self.process.wait(60)
         seconds = time.monotonic() - started
-        assert code == 143, self.process.communicate()[0]
+        assert code == {signal.SIGTERM: 143, signal.SIGINT: 130}[by], self.process.communicate()[0]
         return seconds
 
     def left(self) -> list[str]:
@@ -145,7 +146,7 @@ def test_each_long_command_ends_soon_and_goes_on(verb, tmp_path, waving_tables, 
         arguments = base if verb == "train" else (*base, "--num-workers", "2")
         sign = lambda: trained(tmp_path, "base") >= 12  # noqa: E731
     first = Command(tmp_path, *arguments)
-    seconds = first.terminate_when(sign)
+    seconds = first.end_when(sign)
     record_property("seconds_to_exit", seconds)
     print(f"{verb}: {seconds:.2f} s from SIGTERM to exit")
     assert seconds < 2.0
@@ -171,6 +172,18 @@ def test_each_long_command_ends_soon_and_goes_on(verb, tmp_path, waving_tables, 
         rows = (tmp_path / "runs" / "base" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["epoch"] for row in rows] == list(range(60))
         assert runs == [("base", "FINISHED")]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_an_interrupted_training_in_ray_has_not_succeeded(tmp_path, waving_tables):
+    """Ray's own handler of Ctrl-C would end the process with 0."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    fill(tmp_path / "waves", *waving_tables)
+    train = ("train", "pretrain", "--store", "waves", "--name", "base", "--num-workers", "2")
+    Command(tmp_path, *train).end_when(lambda: trained(tmp_path, "base") >= 3, signal.SIGINT)
+    assert not (tmp_path / "runs" / "base" / "summary.json").exists()
 
 
 def rows_of(store: Path) -> int:
