@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,7 +99,9 @@ class Nodes:
     """The namespaces and the Ray nodes in them; node 0 is the head."""
 
     def __init__(self, folder: Path):
-        self.folder, self.running = folder, {}
+        self.folder = folder
+        self.wanted: set[int] = set()
+        self.keepers: dict[int, threading.Thread] = {}
         self.exits = contextlib.ExitStack()
 
     def name(self, number: int) -> str:
@@ -125,14 +128,23 @@ class Nodes:
     def start_head(self) -> None:
         options = ["--head", "--port=6379", f"--node-ip-address={HEAD}", "--dashboard-host=0.0.0.0"]
         options += [f"--temp-dir={self.folder}", "--num-cpus=0", "--object-store-memory=100000000"]
-        self._start(0, *options)
+        self.exits.enter_context(ray_node.node(*options, prefix=self.inside(0)))
 
     def start_worker(self, number: int) -> None:
+        """Starts a node, again and again if it must be: on a busy machine some of its processes are late."""
         options = [f"--address={HEAD}:6379", f"--node-ip-address=10.77.0.1{number}", "--num-cpus=1"]
-        self._start(number, *options, "--object-store-memory=100000000")
+        options.append("--object-store-memory=100000000")
+        self.wanted.add(number)
+        self.keepers[number] = threading.Thread(target=self._keep, args=(number, options), daemon=True)
+        self.keepers[number].start()
+        self.exits.callback(self.keepers[number].join)
+        self.exits.callback(self.wanted.discard, number)
 
-    def _start(self, number: int, *options: str) -> None:
-        self.running[number] = self.exits.enter_context(ray_node.node(*options, prefix=self.inside(number)))
+    def _keep(self, number: int, options: list[str]) -> None:
+        while number in self.wanted:
+            with ray_node.node(*options, prefix=self.inside(number)) as started:
+                while started.poll() is None and number in self.wanted:
+                    time.sleep(0.2)
 
     def pids(self, number: int, word: str = "") -> list[int]:
         """Processes of a node whose command line holds `word`."""
@@ -151,10 +163,12 @@ class Nodes:
         return next(number for number in WORKERS if self.pids(number, word))
 
     def power_off(self, number: int) -> None:
-        """All processes of the node die at the same moment."""
+        """All processes of the node die at the same moment, and it stays away."""
+        self.wanted.discard(number)
         for pid in self.pids(number):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.keepers[number].join()
 
     def cut(self, number: int, seconds: float) -> None:
         _ip("-n", self.name(0), "link", "set", f"v{number}", "down")
