@@ -32,6 +32,7 @@ def environment(**changes: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_worker_niceness": "0",  # on a busy machine its own 15 starves the workers
+        "RAY_agent_register_timeout_ms": "240000",
         "RAY_worker_register_timeout_seconds": "240",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
         **changes,
