@@ -119,6 +119,9 @@ class TrainSection(Section):
     """Of weights, order and every random draw; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
+    wait until there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -215,6 +218,11 @@ class AnglesTrainConfig(Section):
     """1 = in a Ray worker, 0 = in this process."""
     poses: str = ""
     """Key of the pose table to read; empty = the only one in the store."""
+
+    @property
+    def min_workers(self) -> int:
+        """One worker is as few as there can be."""
+        return 0
 
     @property
     def use_gpu(self) -> bool:
@@ -328,6 +336,9 @@ class PoseTrainConfig(Section):
     """Of renders, views and new layers; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
+    wait until there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100

@@ -24,7 +24,7 @@ from pipelines.rendered.body import JOINTS
 from pipelines.tracking import flatten, track
 
 SKELETON = "mpii16"
-_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every")  # how and where, not what: may change between calls
+_NEUTRAL = ("num_workers", "min_workers", "use_gpu", "checkpoint_every")  # how and where, not what
 _log = logging.getLogger(__name__)
 
 
