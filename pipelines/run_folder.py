@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # Settings that say how and where to train, not what: a run may go on with other values.
 # What lies behind keys and paths is part of the identity by its hash.
 _NEUTRAL = (
-    *("num_workers", "decode_workers", "use_gpu", "checkpoint_every"),
+    *("num_workers", "min_workers", "decode_workers", "use_gpu", "checkpoint_every"),
     *("poses", "features", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
 )
 _log = logging.getLogger(__name__)
