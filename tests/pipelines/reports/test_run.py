@@ -145,3 +145,16 @@ def test_the_verb_writes_one_file(made, tmp_path) -> None:
         report(made.store, tmp_path / "nowhere" / "x.html")
     with pytest.raises(ConfigError, match="holds no training run"):
         read_run(tmp_path)
+
+
+def test_rank_correlations_are_also_averaged_over_action_types() -> None:
+    """Pooled, exercises of different means would order themselves; papers average inside each."""
+    from pipelines.reports.agreement import _metric_rows
+
+    number = {"value": 0.5, "low": 0.4, "high": 0.6}
+    kinds = {name: {"spearman": {**number, "value": value}} for name, value in (("Es1", 0.2), ("Es2", 0.6))}
+    rows = _metric_rows({"spearman": number, "by_action_type": kinds})
+    assert rows[0] == {"": "this run", "Spearman (95 %)": "0.500 [0.400, 0.600]"}
+    assert rows[1] == {"": "its mean over 2 action types", "Spearman (95 %)": "0.400"}
+    kinds["Es2"]["spearman"]["value"] = None
+    assert len(_metric_rows({"spearman": number, "by_action_type": kinds})) == 1
