@@ -70,6 +70,7 @@ def annotated_frames(run: RunMaterial) -> dict[str, list[float]]:
         return {}
     procedures = run.record["config"]["model"]["num_procedures"]
     tables = [("poses", "poses"), ("features/i3d", "i3d"), ("features/static", "static")]
+    tables.append(("features/frames", "frames"))
     family, key = next(
         (family, run.provenance[f"{kind}_key"]) for family, kind in tables if f"{kind}_key" in run.provenance
     )

@@ -98,6 +98,7 @@ def test_what_came_out_otherwise_is_told(copy):
     assert "package.torch        1.0 -> " in told
 
 
+@pytest.mark.slow
 def test_a_pretraining_is_rebuilt_and_not_tested(trained, tmp_path):
     found = reproduce(trained / "base", tmp_path / "again")
     assert found["same"]

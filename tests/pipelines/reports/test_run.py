@@ -10,6 +10,7 @@ import pytest
 from pipelines.errors import ConfigError, StorageError
 from pipelines.report import report
 from pipelines.reports import page
+from pipelines.reports.agreement import pictures_section, tables_section
 from pipelines.reports.gallery import gallery_section
 from pipelines.reports.material import is_rendered, read_run
 from pipelines.reports.provenance import banner
@@ -98,7 +99,9 @@ def test_names_from_data_stay_text(made, tmp_path) -> None:
     rows = pq.read_table(copy / "predictions.parquet")
     renamed = [{**row, "clip_id": f"{evil}{row['clip_id']}", "action_type": evil} for row in rows.to_pylist()]
     pq.write_table(pa.Table.from_pylist(renamed, schema=rows.schema), copy / "predictions.parquet")
-    text = run_page(copy)
+    run = read_run(copy)
+    sections = (pictures_section(run), tables_section(run), gallery_section(run))
+    text = page.page(str(copy), banner(run), sections)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
