@@ -15,7 +15,7 @@ from pipelines.scoring.verdict import Part, Verdict
 
 FEWEST = 3
 """Sampled frames of a procedure in which a joint must be seen."""
-NAMED = 3
+NAMED = 2
 """Differences told of the procedure that lost most."""
 
 
@@ -60,10 +60,12 @@ def explain(verdict: Verdict, pose: Mapping[str, Any], references: list[Referenc
         return Explanation((said,), facts, missing=(why,))
     shown = max(references, key=lambda one: one.score)
     found = differences(verdict.parts, pose, references)
-    there = [one for one in found if one.part == lost.name][:NAMED]
+    there = [one for one in found if one.part == lost.name]
     facts |= {"exemplar": shown.clip_id, "exemplar_score": shown.score}
-    facts |= {"limb": there[0].limb if there else None}
-    words = [one.words("in the exemplars") for one in there]
+    facts |= {"limb": found[0].limb if found else None}
+    elsewhere = found[:1] if found and found[0].part != lost.name else []
+    words = [one.words("in the exemplars") for one in there[:NAMED]]
+    words += [f"strongest in {one.part}: {one.words('in the exemplars')}" for one in elsewhere]
     reference = f"exemplar {shown.clip_id}, judged {shown.score:g}"
     return Explanation((said, *words), facts, tuple(found), curves(pose, references, shown), reference,
                        shown=shown)  # fmt: skip
