@@ -1,12 +1,13 @@
 """`aqa score`: from videos to scores that a person can use.
 
-Everything runs in this process, without Ray: decoding (in its guarded child process), finding the athlete,
-poses, model. A video that cannot be scored does not stop the others.
+Everything runs in this process: decoding (in its guarded child process), finding the athlete, poses, model;
+or in workers of Ray, for many videos. A video that cannot be scored does not stop the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,31 @@ from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
 from pipelines.scoring.explanation import ASSOCIATED
 from pipelines.scoring.interval import LEVEL
+from pipelines.scoring.many import ScoreStage, score_over_ray
 from pipelines.scoring.refusal import Refused
-from pipelines.scoring.video_scorer import Request, Scored, VideoScorer
+from pipelines.scoring.request import Request
+from pipelines.scoring.score_file import ScoreFile, question
+from pipelines.scoring.shown import Shown
+from pipelines.scoring.video_scorer import Scored, VideoScorer
 
 UNIT = "points, as the training scores"
 LIMITS = "This is a model's estimate, not a judge and not a medical device."
+VIDEO_ENDINGS = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+)
+MANY = 5
+"""With more videos than this, people get a line of each."""
 
 Progress = Callable[[str], None]
 
@@ -35,13 +56,15 @@ def score(
     overlay: Path | None = None,
     report: Path | None = None,
     side_by_side: Path | None = None,
+    out: Path | None = None,
+    workers: int = 0,
     command: str = "",
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Scores videos with one model.
 
     Args:
-        videos: files.
+        videos: files, and folders of which all videos are taken.
         model: run folder of `aqa train expert` or `aqa train hp-mcore`, its model folder, or a bundle.
         given: settings of `aqa extract` that somebody set; the others are as in the training.
         request: what is asked, the same of all videos.
@@ -51,40 +74,94 @@ def score(
         overlay: MP4 file to write, of one video.
         report: HTML file to write, of one video.
         side_by_side: MP4 file to write, of one video beside its exemplar.
+        out: file of JSON lines that every finished video is added to; those it holds are not scored again.
+        workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
         progress: receives a line per video.
 
     Returns:
-        scored: one document per video (see `document`); refused: video, code, cause, remedy.
+        scored: one document per video (see `document`); refused: video, code, cause, remedy; both in the
+        order of the videos; earlier: how many of them were taken from `out`.
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
         StorageError: overlay or page cannot be written.
+        WriterError, CorruptError: see `ScoreFile`.
     """
-    wanted = {"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}
-    _check_files(wanted)
-    if len(videos) > 1 and any(wanted.values()):
-        flag = next(flag for flag, path in wanted.items() if path)
-        raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
-    scored, refused = [], []
-    with VideoScorer(
-        model, given, store=store, weights=weights, max_seconds=max_seconds, use_gpu=_has_gpu()
-    ) as scorer:
-        if side_by_side and scorer.kind != "hp_mcore":
-            cause = "shows a dive beside its exemplar, and this model compares with none"
-            raise ConfigError("--side-by-side", cause, "leave it out, or give a run of `aqa train hp-mcore`")
-        for video in videos:
-            try:
-                found = scorer.score(video, request)
-            except Refused as error:
-                refused.append(error.as_document())
-                continue
-            told = document(found, scorer, video)
-            if any(wanted.values()):
-                _show(found, told, wanted, command)
-            scored.append(told)
-            progress(f"{len(scored) + len(refused)}/{len(videos)} {video.name}: {told['score']:.2f}")
-    return {"model": str(model), "scored": scored, "refused": refused}
+    files = find_videos(videos)
+    shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
+    shown.check(len(files))
+    stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
+    told: dict[Path, dict[str, Any]] = {}
+    with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
+        scorer.check(request)
+        shown.check_kind(scorer.kind)
+        specs = {family: work.spec for family, work in scorer.extractor.works.items()}
+        file = None
+        if out is not None:
+            asked = question(scorer.description, specs, request, max_seconds)
+            file = stack.enter_context(ScoreFile(out, asked))
+            told = {video: known for video in files if (known := file.done(video))}
+        earlier, todo = len(told), [video for video in files if video not in told]
+        results = score_over_ray(todo, stage, workers) if workers and todo else (
+            (video, told_of(scorer, video, request, shown)) for video in todo
+        )  # fmt: skip
+        for video, one in results:
+            told[video] = one
+            if file is not None:
+                file.add(video, one)
+            said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
+            progress(f"{len(told)}/{len(files)} {video.name}: {said}")
+    ordered = [told[video] for video in files]
+    return {
+        "model": str(model),
+        "scored": [one for one in ordered if "score" in one],
+        "refused": [one for one in ordered if "score" not in one],
+    } | ({"earlier": earlier} if out is not None else {})
+
+
+def find_videos(places: list[Path]) -> list[Path]:
+    """Files that were named, and all videos below folders that were named; each once.
+
+    Raises:
+        ConfigError: a folder holds no video.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            found[place] = None
+            continue
+        below = [p for p in place.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file()]
+        below = sorted(path for path in below if not path.name.startswith("."))
+        if not below:
+            cause = f"holds no file that ends like a video ({', '.join(VIDEO_ENDINGS)})"
+            raise ConfigError(place, cause, "name the files")
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def told_of(
+    scorer: VideoScorer,
+    video: Path,
+    request: Request,
+    shown: Shown | None = None,
+) -> dict[str, Any]:
+    """The document of a video, or why it has no score.
+
+    Args:
+        scorer: the model.
+        video: file.
+        request: what is asked.
+        shown: what to write besides.
+    """
+    try:
+        found = scorer.score(video, request)
+    except Refused as error:
+        return error.as_document() | {"video": str(video)}
+    told = document(found, scorer, video)
+    if shown:
+        shown.write(found, told)
+    return told
 
 
 def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
@@ -144,10 +221,17 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The result for people."""
     made: list[str] = []
     for told in result["scored"]:
-        made += [*_lines_of(told), ""]
+        made += [_line_of(told)] if len(result["scored"]) > MANY else [*_lines_of(told), ""]
     for told in result["refused"]:
         made += [f"{told['video']}: no score", f"  {told['cause']}", f"  {_sentence(told['remedy'])}", ""]
     return [*made, ASSOCIATED, LIMITS] if result["scored"] else made[:-1]
+
+
+def _line_of(told: dict[str, Any]) -> str:
+    interval = told["interval"]
+    span = "" if interval["low"] is None else f" ({interval['low']:.1f} to {interval['high']:.1f})"
+    doubts = ", ".join(one["code"] for one in told["warnings"])
+    return f"{told['score']:8.2f}{span}  {told['video']}" + (f"  doubts: {doubts}" if doubts else "")
 
 
 def _lines_of(told: dict[str, Any]) -> list[str]:
@@ -178,63 +262,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _check_files(wanted: dict[str, Path | None]) -> None:
-    """A file of another kind, or a folder that is not there, would be noticed after the work only."""
-    for flag, path in wanted.items():
-        if path is None:
-            continue
-        suffix = ".html" if flag == "--report" else ".mp4"
-        if path.suffix.lower() != suffix:
-            raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
-        if not path.absolute().parent.is_dir():
-            raise ConfigError(flag, f"the folder of {path} does not exist", "make it first")
-
-
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _show(found: Scored, told: dict[str, Any], wanted: dict[str, Path | None], command: str) -> None:
-    """Writes the files that were asked for; the video is decoded once more for each kind of picture."""
-    from pipelines.scoring.drawing import Drawer
-    from pipelines.scoring.overlay import drawn_frames, write_video
-    from pipelines.scoring.page import write_page
-    from pipelines.scoring.side_by_side import ExemplarFrames, paired_frames, plain_frames
-
-    clip = found.recording.clip.to_pylist()[0]
-    where = (clip["uri"], clip["start_s"], clip["end_s"])
-    drawer, shown = Drawer(found.pose, found.verdict), found.explanation.shown
-    middles = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
-    stills, pairs = [], []
-    if wanted["--overlay"] or (wanted["--report"] and shown is None):
-        frames = drawn_frames(drawer, *where)
-        if wanted["--overlay"]:
-            frames = write_video(wanted["--overlay"], frames)
-        stills = _nearest(frames, middles)
-    if shown is not None and (wanted["--side-by-side"] or wanted["--report"]):
-        frames = paired_frames(plain_frames(*where), drawer, ExemplarFrames(shown))
-        if wanted["--side-by-side"]:
-            frames = write_video(wanted["--side-by-side"], frames)
-        pairs = _nearest(frames, _moments(found))
-    if wanted["--report"]:
-        write_page(wanted["--report"], told, found, stills, pairs, command)
-
-
-def _moments(found: Scored) -> list[float]:
-    """Middles of the parts, and those of the strongest differences in the part that lost most; rising."""
-    middles = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
-    lost = found.explanation.facts["procedure"]
-    there = [one for one in found.explanation.differences if one.part == lost][:2]
-    return sorted({*middles, *((one.start_s + one.end_s) / 2 for one in there)})
-
-
-def _nearest(frames: Iterable[tuple[float, Any]], wanted: list[float]) -> list[tuple[float, Any]]:
-    """The frame that is nearest to each time; all frames are taken."""
-    found: dict[float, tuple[float, Any]] = {}
-    for time_s, picture in frames:
-        for moment in wanted:
-            if moment not in found or abs(time_s - moment) < abs(found[moment][0] - moment):
-                found[moment] = (time_s, picture)
-    return [found[moment] for moment in wanted if moment in found]

@@ -90,6 +90,12 @@ class Extractor:
         for guard in self._guards.values():
             guard.close()
 
+    def prepare(self) -> None:
+        """Starts the decode processes and loads the networks."""
+        for work in filter(None, (self.detection, *self.works.values())):
+            self._guard(work)
+            self._state(work)
+
     def extract(self, clips: pa.Table) -> Recording:
         """All passes over one clip.
 
