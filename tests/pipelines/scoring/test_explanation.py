@@ -10,7 +10,7 @@ from filmed_bodies import pose_of
 
 from pipelines.scoring.alignment import Alignment, aligned
 from pipelines.scoring.curves import joint_angles, steady_angles
-from pipelines.scoring.dive_explanation import exemplar_bounds, explain
+from pipelines.scoring.dive_explanation import exemplar_bounds, explain, named_part
 from pipelines.scoring.explanation import Difference, Reference, limb_of, strongest
 from pipelines.scoring.verdict import Exemplar, Part, Verdict
 
@@ -117,6 +117,24 @@ def test_the_bent_knee_is_named_in_the_procedure_that_lost_most():
     curve = next(one for one in found.curves if one.joint == "right knee")
     assert curve.reference == pytest.approx(np.full(75, 174), abs=1)  # of b, the best judged
     assert curve.low[0] < 174 < curve.high[0]
+
+
+def test_the_named_procedure_is_where_points_and_angles_agree():
+    def differs(part: str, strength: float) -> Difference:
+        return Difference(part, "left knee", 0, 1, -20, 5, strength)
+
+    # Lost against the best: 0, 4.5, 1.5 points; times strength 0, 0.9, 3.
+    assert named_part(PARTS, [differs("Entry", 2.0), differs("Flight", 0.2)]).name == "Entry"
+    assert named_part(PARTS, [differs("Entry", 0.2), differs("Flight", 0.2)]).name == "Flight"
+    assert named_part(PARTS, []).name == "Flight"
+    bent = np.where((TIME_S >= 2.2) & (TIME_S < 2.9), np.radians(70), 0.0)
+    references = [reference("a", 70, 4, 1.0), reference("b", 80, 6, 2.0)]
+    found = explain(VERDICT, pose_of({"right_knee": bent}, TIME_S), references)
+    assert (found.facts["lost_most"], found.facts["procedure"]) == ("Flight", "Entry")
+    assert found.sentences[1] == (
+        "Entry stands out (-1.00 points): the body differs more from the exemplars there"
+    )
+    assert found.sentences[2].startswith("right knee")
 
 
 def test_without_poses_of_exemplars_the_procedure_alone_is_told():
