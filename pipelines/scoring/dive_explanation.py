@@ -9,7 +9,7 @@ import numpy as np
 
 from aqa_models.hp_mcore.procedure import slots_of
 from pipelines.scoring.alignment import aligned
-from pipelines.scoring.curves import steady_angles
+from pipelines.scoring.curves import DISAGREE_DEG, steady_angles
 from pipelines.scoring.explanation import Curve, Difference, Explanation, Reference, strongest
 from pipelines.scoring.verdict import Part, Verdict
 
@@ -92,7 +92,10 @@ def named_part(parts: tuple[Part, ...], found: list[Difference]) -> Part:
 def differences(
     parts: tuple[Part, ...], pose: Mapping[str, Any], references: list[Reference]
 ) -> list[Difference]:
-    """How each joint differs from the exemplars in each procedure, strongest first."""
+    """How each joint differs from the exemplars in each procedure, strongest first.
+
+    Where the exemplars differ by more than DISAGREE_DEG among themselves, nothing is told.
+    """
     time_s = pose["time_s"]
     own = steady_angles(pose)
     others = _aligned_angles(time_s, references)
@@ -102,7 +105,8 @@ def differences(
         if joint not in others:
             continue
         middle, spread = _middle(others[joint])
-        away = angle - middle
+        low, high = _range(others[joint])
+        away = np.where(high - low > DISAGREE_DEG, np.nan, angle - middle)
         for number, part in enumerate(parts):
             inside = part_of == number
             found.append(strongest(part.name, joint, time_s[inside], away[inside], spread[inside], FEWEST))
