@@ -71,9 +71,7 @@ def score(
         store: where the store of the training is now; None = where it was.
         weights: kind of visual features -> weights file of its network.
         max_seconds: longest performance.
-        overlay: MP4 file to write, of one video.
-        report: HTML file to write, of one video.
-        side_by_side: MP4 file to write, of one video beside its exemplar.
+        overlay, report, side_by_side: files to write, of one video; see `Shown`.
         out: file of JSON lines that every finished video is added to; those it holds are not scored again.
         workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
@@ -113,11 +111,15 @@ def score(
             said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
             progress(f"{len(told)}/{len(files)} {video.name}: {said}")
     ordered = [told[video] for video in files]
+    found = {"model": str(model), **_sorted_out(ordered)}
+    return found | ({"earlier": earlier} if out is not None else {})
+
+
+def _sorted_out(told: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {
-        "model": str(model),
-        "scored": [one for one in ordered if "score" in one],
-        "refused": [one for one in ordered if "score" not in one],
-    } | ({"earlier": earlier} if out is not None else {})
+        "scored": [one for one in told if "score" in one],
+        "refused": [one for one in told if "score" not in one],
+    }
 
 
 def find_videos(places: list[Path]) -> list[Path]:
