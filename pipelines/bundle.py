@@ -6,6 +6,8 @@ RUN/bundle/                    a model folder of MLflow
     model.safetensors config.json    weights; kind, sizes, skeleton, clock, scale, target statistics
     preprocessing.json         per table: how the poses and features were made
     bank/                      hp-mcore: the dives that new ones are compared with
+    errors.parquet             errors on test clips, for intervals
+    known.parquet              experts of 2-D poses, hp-mcore: what videos are compared with
     examples/                  some test clips with the scores that the evaluation recorded for them
     metrics.json card.md
   SHA256SUMS                   of every file
@@ -28,6 +30,9 @@ from pipelines.errors import ConfigError, CorruptError, SecurityError
 from pipelines.journal import SUMS
 from pipelines.redact import redact
 from pipelines.scorer import families_of, flat_row, flat_schema, read_tables, write_tables
+from pipelines.scoring.interval import ERRORS, write_errors
+from pipelines.scoring.neighbours import KNOWN, known_clips, write_known
+from pipelines.scoring.training import Training
 from pipelines.store import open_store, snapshot_of
 from pipelines.tracking import flavors_of, load_pyfunc, save_pyfunc
 
@@ -60,6 +65,7 @@ def make_bundle(run_dir: Path, store: Path) -> Path:
     if description["kind"] == "hp_mcore":
         write_tables(data / "bank", _chosen(kept, description["train_clips"]))
     predictions = _predictions(run_dir)
+    _keep_for_videos(data, run_dir, description, store)
     examples = _chosen(kept, [row["clip_id"] for row in predictions])
     write_tables(data / "examples", examples)
     _write_json(data / "examples" / "predictions.json", predictions)
@@ -78,6 +84,15 @@ def make_bundle(run_dir: Path, store: Path) -> Path:
     (partial / "model").rename(target)
     shutil.rmtree(partial)
     return target
+
+
+def _keep_for_videos(data: Path, run_dir: Path, description: dict[str, Any], store: Path) -> None:
+    """What `aqa score` says of a video beside its score."""
+    if description["kind"] not in ("expert", "hp_mcore") or description.get("classes"):
+        return
+    write_errors(run_dir, data / ERRORS)
+    if description.get("num_coordinates", 2) == 2:
+        write_known(data / KNOWN, known_clips(description, Training(description, store)))
 
 
 def verify_bundle(bundle: Path) -> dict[str, Any]:
@@ -210,7 +225,11 @@ def _preprocessing(store: Path, provenance: dict[str, Any], families: list[str])
     """Specification of each table: decoder, sampling, network and sha256 of its weights, or the import."""
     opened = open_store(store)
     keys = {family: provenance[f"{family.rpartition('/')[2]}_key"] for family in families}
-    return redact({family: {"key": key, "spec": opened.spec(key, family)} for family, key in keys.items()})
+    found = {family: {"key": key, "spec": opened.spec(key, family)} for family, key in keys.items()}
+    boxes, _, key = found.get("poses", {}).get("spec", {}).get("boxes", "").partition("/")
+    if boxes == "people":
+        found[boxes] = {"key": key, "spec": opened.spec(key, boxes)}
+    return redact(found)
 
 
 def _card(run_dir: Path, description: dict[str, Any], metrics: dict[str, Any]) -> str:

@@ -29,9 +29,11 @@ from pipelines.jobs_commands import jobs_app
 from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
+from pipelines.report_commands import evaluate, report, reproduce
 from pipelines.result import Result, to_json
 from pipelines.run_commands import run, run_step_app
 from pipelines.score_commands import score
+from pipelines.serve_commands import serve
 from pipelines.store_commands import store_app
 from pipelines.terminate import TERMINATED, TOLD, Terminated, leave, terminable
 from pipelines.tracking_commands import tracking_app
@@ -57,8 +59,8 @@ for child in (
     jobs_app, run_step_app,
 ):  # fmt: skip
     app.command(child)
-app.command(run)
-app.command(score)
+for verb_of in (run, score, serve, evaluate, report, reproduce):
+    app.command(verb_of)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 
@@ -120,25 +122,6 @@ def extract(
         retry_rejected=retry_rejected,
         progress=logger.info,
     )
-
-
-@app.command
-@settings("evaluate")
-def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
-    """Measure a trained run on the test split, beside the median predictor.
-
-    Example: aqa evaluate runs/es5 --store store
-
-    Parameters
-    ----------
-    run
-        Run of `aqa train expert`, `aqa train angles` or `aqa train hp-mcore`.
-    """
-    config = call.config(given)
-    from pipelines import evaluate as verb
-
-    metrics = verb.evaluate(run, store, config)
-    return Result(metrics, text="\n".join(verb.metrics_lines(metrics)))
 
 
 @app.command

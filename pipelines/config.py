@@ -172,7 +172,7 @@ class ExpertTrainConfig(TwoStageSection):
     """Where values not given come from: a row of the paper's tables, or ours (docs/papers.md)."""
     encoder_start: Literal["any", "pretrained", "random"] = "any"
     """Which start the run must have: a pretrained encoder, random weights, or whatever is given."""
-    encoder_kind: Literal["gru", "tcn"] = "gru"
+    encoder_kind: Literal["gru", "tcn", "transformer", "state_space"] = "gru"
     """The encoder when none is given; a pretrained one brings its own kind and size."""
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""

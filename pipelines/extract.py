@@ -104,7 +104,11 @@ def _extract(
         writer.replace(plan.outdated | plan.replaced, plan.adopted)
         store.drop_clips(plan.replaced)
         report = _run(plan.todo, work, table, writer, config, progress, people) if plan.todo.num_rows else {}
-    return _summary(work, table, clips, plan) | report
+    summary = _summary(work, table, clips, plan)
+    if report:
+        told = {"time_s": round(time.time(), 1), "version": summary["version"], "clips": plan.todo.num_rows}
+        store.note_extraction(work.family, table.path.name, told | report)
+    return summary | report
 
 
 def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
@@ -174,6 +178,8 @@ def _run(
     report = {
         "frames": collector.counts["frames"],
         "seconds": round(seconds, 2),
+        "decode_s": round(cost.decode_s, 2),
+        "network_s": round(cost.network_s, 2),
         "frames_per_s": round(sum(cost.frames) / seconds, 1),
         "decode_workers": sizes.decode,
         "network_workers": sizes.network,

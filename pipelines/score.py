@@ -1,23 +1,45 @@
 """`aqa score`: from videos to scores that a person can use.
 
-Everything runs in this process, without Ray: decoding (in its guarded child process), finding the athlete,
-poses, model. A video that cannot be scored does not stop the others.
+Everything runs in this process: decoding (in its guarded child process), finding the athlete, poses, model;
+or in workers of Ray, for many videos. A video that cannot be scored does not stop the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
+from pipelines.scoring.explanation import ASSOCIATED
 from pipelines.scoring.interval import LEVEL
+from pipelines.scoring.many import ScoreStage, score_over_ray
 from pipelines.scoring.refusal import Refused
-from pipelines.scoring.video_scorer import Request, Scored, VideoScorer
+from pipelines.scoring.request import Request
+from pipelines.scoring.score_file import ScoreFile, question
+from pipelines.scoring.shown import Shown
+from pipelines.scoring.video_scorer import Scored, VideoScorer
 
 UNIT = "points, as the training scores"
 LIMITS = "This is a model's estimate, not a judge and not a medical device."
+VIDEO_ENDINGS = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+)
+MANY = 5
+"""With more videos than this, people get a line of each."""
 
 Progress = Callable[[str], None]
 
@@ -33,13 +55,16 @@ def score(
     max_seconds: float = 120.0,
     overlay: Path | None = None,
     report: Path | None = None,
+    side_by_side: Path | None = None,
+    out: Path | None = None,
+    workers: int = 0,
     command: str = "",
     progress: Progress = lambda line: None,
 ) -> dict[str, Any]:
     """Scores videos with one model.
 
     Args:
-        videos: files.
+        videos: files, and folders of which all videos are taken.
         model: run folder of `aqa train expert` or `aqa train hp-mcore`, its model folder, or a bundle.
         given: settings of `aqa extract` that somebody set; the others are as in the training.
         request: what is asked, the same of all videos.
@@ -48,36 +73,95 @@ def score(
         max_seconds: longest performance.
         overlay: MP4 file to write, of one video.
         report: HTML file to write, of one video.
+        side_by_side: MP4 file to write, of one video beside its exemplar.
+        out: file of JSON lines that every finished video is added to; those it holds are not scored again.
+        workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
         progress: receives a line per video.
 
     Returns:
-        scored: one document per video (see `document`); refused: video, code, cause, remedy.
+        scored: one document per video (see `document`); refused: video, code, cause, remedy; both in the
+        order of the videos; earlier: how many of them were taken from `out`.
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
         StorageError: overlay or page cannot be written.
+        WriterError, CorruptError: see `ScoreFile`.
     """
-    _check_files(overlay, report)
-    if len(videos) > 1 and (overlay or report):
-        flag = "--overlay" if overlay else "--report"
-        raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
-    scored, refused = [], []
-    with VideoScorer(
-        model, given, store=store, weights=weights, max_seconds=max_seconds, use_gpu=_has_gpu()
-    ) as scorer:
-        for video in videos:
-            try:
-                found = scorer.score(video, request)
-            except Refused as error:
-                refused.append(error.as_document())
-                continue
-            told = document(found, scorer, video)
-            if overlay or report:
-                _show(found, told, overlay, report, command)
-            scored.append(told)
-            progress(f"{len(scored) + len(refused)}/{len(videos)} {video.name}: {told['score']:.2f}")
-    return {"model": str(model), "scored": scored, "refused": refused}
+    files = find_videos(videos)
+    shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
+    shown.check(len(files))
+    stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
+    told: dict[Path, dict[str, Any]] = {}
+    with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
+        scorer.check(request)
+        shown.check_kind(scorer.kind)
+        specs = {family: work.spec for family, work in scorer.extractor.works.items()}
+        file = None
+        if out is not None:
+            asked = question(scorer.description, specs, request, max_seconds)
+            file = stack.enter_context(ScoreFile(out, asked))
+            told = {video: known for video in files if (known := file.done(video))}
+        earlier, todo = len(told), [video for video in files if video not in told]
+        results = score_over_ray(todo, stage, workers) if workers and todo else (
+            (video, told_of(scorer, video, request, shown)) for video in todo
+        )  # fmt: skip
+        for video, one in results:
+            told[video] = one
+            if file is not None:
+                file.add(video, one)
+            said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
+            progress(f"{len(told)}/{len(files)} {video.name}: {said}")
+    ordered = [told[video] for video in files]
+    return {
+        "model": str(model),
+        "scored": [one for one in ordered if "score" in one],
+        "refused": [one for one in ordered if "score" not in one],
+    } | ({"earlier": earlier} if out is not None else {})
+
+
+def find_videos(places: list[Path]) -> list[Path]:
+    """Files that were named, and all videos below folders that were named; each once.
+
+    Raises:
+        ConfigError: a folder holds no video.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            found[place] = None
+            continue
+        below = [p for p in place.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file()]
+        below = sorted(path for path in below if not path.name.startswith("."))
+        if not below:
+            cause = f"holds no file that ends like a video ({', '.join(VIDEO_ENDINGS)})"
+            raise ConfigError(place, cause, "name the files")
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def told_of(
+    scorer: VideoScorer,
+    video: Path,
+    request: Request,
+    shown: Shown | None = None,
+) -> dict[str, Any]:
+    """The document of a video, or why it has no score.
+
+    Args:
+        scorer: the model.
+        video: file.
+        request: what is asked.
+        shown: what to write besides.
+    """
+    try:
+        found = scorer.score(video, request)
+    except Refused as error:
+        return error.as_document() | {"video": str(video)}
+    told = document(found, scorer, video)
+    if shown:
+        shown.write(found, told)
+    return told
 
 
 def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
@@ -100,6 +184,7 @@ def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
             {"name": part.name, "start_s": part.start_s, "end_s": part.end_s, "delta": part.delta}
             for part in verdict.parts
         ],
+        "explanation": found.explanation.document(),
         "exemplars": [
             {"clip_id": one.clip_id, "score": one.score, "vote": one.vote} for one in verdict.exemplars
         ],
@@ -136,10 +221,17 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The result for people."""
     made: list[str] = []
     for told in result["scored"]:
-        made += [*_lines_of(told), ""]
+        made += [_line_of(told)] if len(result["scored"]) > MANY else [*_lines_of(told), ""]
     for told in result["refused"]:
         made += [f"{told['video']}: no score", f"  {told['cause']}", f"  {_sentence(told['remedy'])}", ""]
-    return [*made, LIMITS] if result["scored"] else made[:-1]
+    return [*made, ASSOCIATED, LIMITS] if result["scored"] else made[:-1]
+
+
+def _line_of(told: dict[str, Any]) -> str:
+    interval = told["interval"]
+    span = "" if interval["low"] is None else f" ({interval['low']:.1f} to {interval['high']:.1f})"
+    doubts = ", ".join(one["code"] for one in told["warnings"])
+    return f"{told['score']:8.2f}{span}  {told['video']}" + (f"  doubts: {doubts}" if doubts else "")
 
 
 def _lines_of(told: dict[str, Any]) -> list[str]:
@@ -157,6 +249,8 @@ def _lines_of(told: dict[str, Any]) -> list[str]:
         made.append(
             f"  {part['delta']:+8.2f}  {part['start_s']:6.2f} - {part['end_s']:6.2f} s  {part['name']}"
         )
+    made += [f"  why: {sentence}" for sentence in told["explanation"]["sentences"]]
+    made += [f"  not said: {reason}" for reason in told["explanation"]["missing"]]
     if told["exemplars"]:
         names = ", ".join(f"{one['clip_id']} ({one['score']:g})" for one in told["exemplars"])
         made.append(f"  compared with: {names}")
@@ -168,44 +262,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _check_files(overlay: Path | None, report: Path | None) -> None:
-    """A file of another kind, or a folder that is not there, would be noticed after the work only."""
-    for flag, path, suffix in (("--overlay", overlay, ".mp4"), ("--report", report, ".html")):
-        if path is None:
-            continue
-        if path.suffix.lower() != suffix:
-            raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
-        if not path.absolute().parent.is_dir():
-            raise ConfigError(flag, f"the folder of {path} does not exist", "make it first")
-
-
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _show(
-    found: Scored,
-    told: dict[str, Any],
-    overlay: Path | None,
-    report: Path | None,
-    command: str,
-) -> None:
-    """Writes the overlay and the page that were asked for; the video is decoded once more for both."""
-    from pipelines.scoring.drawing import Drawer
-    from pipelines.scoring.overlay import drawn_frames, write_overlay
-    from pipelines.scoring.page import write_page
-
-    clip = found.recording.clip.to_pylist()[0]
-    frames = drawn_frames(Drawer(found.pose, found.verdict), clip["uri"], clip["start_s"], clip["end_s"])
-    if overlay:
-        frames = write_overlay(overlay, frames)
-    wanted = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
-    stills: dict[float, tuple[float, Any]] = {}
-    for time_s, picture in frames:
-        for middle in wanted:
-            if middle not in stills or abs(time_s - middle) < abs(stills[middle][0] - middle):
-                stills[middle] = (time_s, picture)
-    if report:
-        write_page(report, told, found.verdict, found.pose, [stills[middle] for middle in wanted], command)

@@ -11,21 +11,29 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pipelines.call import Call
-from pipelines.errors import ConfigError
 from pipelines.flags import settings
 from pipelines.result import Result
 
 logger = logging.getLogger(__name__)
 
 _Call = Annotated[Call, Parameter(parse=False)]
-_Store = Annotated[Path | None, Parameter(help="Where the store of the training is now, if it was moved.")]
-_Weights = Annotated[
+Store = Annotated[Path | None, Parameter(help="Where the store of the training is now, if it was moved.")]
+Weights = Annotated[
     Path | None, Parameter(help="Weights file of the network of such features, if the model reads them.")
 ]
 _Overlay = Annotated[
     Path | None, Parameter(help="Write a video with skeleton, confidence and parts to this .mp4 file.")
 ]
 _Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
+_SideBySide = Annotated[
+    Path | None,
+    Parameter(help="Write the dive beside its exemplar, aligned by procedure, to this .mp4 file."),
+]
+
+_Out = Annotated[
+    Path | None,
+    Parameter(help="Add a JSON line per finished video to this file; videos it holds are not scored again."),
+]
 
 
 @settings("extract")
@@ -39,12 +47,15 @@ def score(
     end_s: float | None = None,
     box: str = "",
     max_seconds: float = 120.0,
-    store: _Store = None,
-    i3d_weights: _Weights = None,
-    static_weights: _Weights = None,
-    c3d_weights: _Weights = None,
+    store: Store = None,
+    i3d_weights: Weights = None,
+    static_weights: Weights = None,
+    c3d_weights: Weights = None,
     overlay: _Overlay = None,
     report: _Report = None,
+    out: _Out = None,
+    workers: int = 0,
+    side_by_side: _SideBySide = None,
     call: _Call,
     **given: Any,
 ) -> Any:
@@ -55,7 +66,7 @@ def score(
     Parameters
     ----------
     video
-        Video files.
+        Video files, and folders of which every video is scored.
     model
         Run of `aqa train expert` or `aqa train hp-mcore`.
     action_type
@@ -72,34 +83,27 @@ def score(
         Where the athlete is: x1,y1,x2,y2 in pixels of the upright picture.
     max_seconds
         Longest performance that is scored.
+    workers
+        Processes of Ray that score at the same time; 0 = everything in this process, without Ray.
     """
     config = call.config(given)
     from pipelines import score as verb
-    from pipelines.scoring.video_scorer import Request
+    from pipelines.scoring.request import Request, box_of
 
     result = verb.score(
         list(video),
         model,
         config.extract,
-        Request(action_type, difficulty, exemplar, start_s, end_s, _box(box)),
+        Request(action_type, difficulty, exemplar, start_s, end_s, box_of(box, "--box")),
         store=store,
         weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
         max_seconds=max_seconds,
         overlay=overlay,
         report=report,
+        out=out,
+        workers=workers,
+        side_by_side=side_by_side,
         command=shlex.join(["aqa", *sys.argv[1:]]),
         progress=logger.info,
     )
     return Result(result, exit_code=3 if result["refused"] else 0, text="\n".join(verb.lines(result)))
-
-
-def _box(text: str) -> tuple[float, float, float, float] | None:
-    if not text:
-        return None
-    try:
-        x1, y1, x2, y2 = (float(part) for part in text.split(","))
-    except ValueError:
-        x1, y1, x2, y2 = 0.0, 0.0, 0.0, 0.0
-    if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
-        raise ConfigError("--box", f"{text!r} is no box", "give x1,y1,x2,y2 in pixels, x1 < x2 and y1 < y2")
-    return x1, y1, x2, y2

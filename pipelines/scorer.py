@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.checkpoint import bundle_kind, load_bundle
-from pipelines.errors import ConfigError, DataError
+from pipelines.config import ExtractConfig
+from pipelines.errors import ConfigError, DataError, SecurityError
 from pipelines.motion import Motion, load_motions
 from pipelines.schema import CLIPS, FEATURES, POSES, empty_row
+
+if TYPE_CHECKING:
+    from pipelines.scoring.video_scorer import VideoScorer
 
 # What a model reads of a row of a table, and of a clip; everything else may be left out of a request.
 CLIP_COLUMNS = ("clip_id", "action_type", "difficulty")
@@ -27,7 +32,8 @@ COLUMNS = {
     ),
 }
 
-_INSTEAD = "score with `aqa evaluate`, or train with --encoders frozen"
+VIDEO_FOLDER = "AQA_VIDEO_FOLDER"
+"""Variable that names the folder below which rows may name videos; else the working directory."""
 
 
 def families_of(description: dict[str, Any]) -> dict[str, str]:
@@ -70,13 +76,48 @@ class Scorer:
     """
 
     def __init__(self, folder: Path):
-        self.kind = bundle_kind(folder)
+        self.folder, self.kind = folder, bundle_kind(folder)
         self.tensors, self.description = load_bundle(folder, self.kind)
         self.families = families_of(self.description)
         self.bank = read_tables(folder / "bank") if self.kind == "hp_mcore" else {}
+        self._of_videos: VideoScorer | None = None
 
     def score_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Scores of clips given as one flat row each, see `flat_row`."""
+        """Scores of clips given as one flat row each, see `flat_row`; a row may name a `video` instead.
+
+        Returns:
+            In the order of the rows: clip_id and score, or clip_id and group; of a video as `_score_video`.
+
+        Raises:
+            DataError: see `score`.
+            SecurityError: a video lies outside of the folder that videos are read from.
+        """
+        videos = {number for number, row in enumerate(rows) if _plain(row.get("video"))}
+        told = iter(self._score_flat([row for number, row in enumerate(rows) if number not in videos]))
+        return [self._score_video(row) if number in videos else next(told) for number, row in enumerate(rows)]
+
+    def _score_video(self, row: dict[str, Any]) -> dict[str, Any]:
+        """clip_id, score, and the interval from low to high; or why there is none, in `refused`."""
+        from pipelines.scoring.refusal import Refused
+        from pipelines.scoring.request import Request
+        from pipelines.scoring.video_scorer import VideoScorer
+
+        if self._of_videos is None:
+            self._of_videos = VideoScorer(self.folder, ExtractConfig())
+        video = _allowed(Path(row["video"]))
+        action_type, difficulty = _plain(row.get("action_type")), _plain(row.get("difficulty"))
+        empty = {"clip_id": video.stem, "score": None, "low": None, "high": None, "refused": None}
+        try:
+            found = self._of_videos.score(video, Request(action_type or "", difficulty))
+        except Refused as error:
+            return empty | {"refused": f"{error.code}: {error.cause}. {error.remedy}"}
+        score, reach = found.verdict.score, found.interval.reach
+        span = {} if reach is None else {"low": score - reach, "high": score + reach}
+        return empty | {"score": score} | span
+
+    def _score_flat(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not rows:
+            return []
         clips, found = [], {family: [] for family in self.families}
         for number, row in enumerate(rows):
             name = str(row.get("clip_id") or f"row {number}")
@@ -85,6 +126,9 @@ class Scorer:
             for family, of_family in found.items():
                 columns = COLUMNS[family.partition("/")[0]]
                 values = {column: _plain(row.get(f"{family}.{column}")) for column in columns}
+                if not any(value is not None for value in values.values()):
+                    cause = f"has neither a video nor columns of {family}"
+                    raise DataError(f"clip {name}", cause, "give `video`, or the columns of the signature")
                 fixed = {"clip_id": name, "person": 0, "status": "ok", "attempts": 1}
                 of_family.append(empty_row(schema_of(family), **fixed, **values))
         try:
@@ -167,13 +211,18 @@ class Scorer:
 
 
 def flat_schema(families: Iterable[str], example: dict[str, Any]) -> pa.Schema:
-    """Columns of `flat_row`; those that are None in the example may be left out."""
+    """Columns of `flat_row`, and `video`; all may be left out, since a row needs the ones or the other.
+
+    Integers that are missing in the example are floating-point numbers, as a data frame holds them then.
+    """
     fields = [(column, CLIPS.field(column).type) for column in CLIP_COLUMNS]
     for family in families:
         known = schema_of(family)
         names = COLUMNS[family.partition("/")[0]]
         fields += [(f"{family}.{column}", known.field(column).type) for column in names]
-    return pa.schema([pa.field(name, kind, nullable=example[name] is None) for name, kind in fields])
+    missing = {name for name, kind in fields if example[name] is None and pa.types.is_integer(kind)}
+    told = [(name, pa.float64() if name in missing else kind) for name, kind in fields]
+    return pa.schema([("video", pa.string()), *told])
 
 
 def flat_row(clip: dict[str, Any], cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -201,6 +250,15 @@ def write_tables(folder: Path, tables: dict[str, pa.Table]) -> None:
 def read_tables(folder: Path) -> dict[str, pa.Table]:
     """What `write_tables` wrote."""
     return {path.stem.replace(".", "/"): pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+def _allowed(video: Path) -> Path:
+    """Who may ask for a score must not learn about other files of the machine."""
+    folder = Path(os.environ.get(VIDEO_FOLDER) or ".").resolve()
+    if not video.resolve().is_relative_to(folder):
+        cause = f"lies outside of {folder}, the folder that videos are read from"
+        raise SecurityError(video, cause, f"copy it there, or set {VIDEO_FOLDER} where the model is loaded")
+    return video
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The code of a registered model: MLflow runs this file when it loads one (`mlflow models serve`).
 
-One row per clip: clip_id, action_type, difficulty, and the columns of its tables, e.g. `poses.keypoints`. The
-answer has a row per clip: clip_id and score, or clip_id and group.
+One row per clip: clip_id, action_type, difficulty, and either `video`, a file on the machine of the model,
+or the columns of its tables, e.g. `poses.keypoints`. The answer has a row per clip: clip_id and score, or
+clip_id and group; for a video also low and high, or `refused`.
 """
 
 from pathlib import Path

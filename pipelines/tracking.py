@@ -460,10 +460,4 @@ def _mlflow_schema(schema: pa.Schema) -> Any:
             return DataType.string
         return DataType.long if pa.types.is_integer(of) else DataType.double
 
-    # Where an integer is missing in some rows, a data frame holds floating-point numbers.
-    kinds = [
-        DataType.double if field.nullable and pa.types.is_integer(field.type) else kind(field.type)
-        for field in schema
-    ]
-    named = zip(kinds, schema, strict=True)
-    return Schema([ColSpec(of, field.name, required=not field.nullable) for of, field in named])
+    return Schema([ColSpec(kind(field.type), field.name, required=not field.nullable) for field in schema])

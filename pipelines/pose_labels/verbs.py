@@ -89,6 +89,9 @@ def train(
     _write_json(run_dir / "config.json", spec)
     provenance = {key: spec[key] for key in ("labels", "images", "weights_sha256", "hold_out")}
     with track(tracking, run_dir, {"pose_train": spec["config"]}, provenance, "pose") as tracker:
+        tracker.dataset(
+            "pose labels", identity["labels.sha256"], "training", {"frames": len(learned), **provenance}
+        )
         launch(train_worker, spec, config)
         tracker.finish({}, [run_dir / "model"])
     summary = _summary(spec, len(learned), kept, rotations)

@@ -2,7 +2,7 @@
 
 Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): with n errors of clips like this one, the
 true score lies within the k-th smallest absolute error, k = ceil((n + 1) x level), with at least that
-probability. The errors are those of `aqa evaluate`, which lie in the run folder.
+probability. The errors are those of `aqa evaluate`, which lie in the run folder; a bundle keeps them too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import pyarrow.parquet as pq
 from pipelines.errors import CorruptError
 
 LEVEL = 0.9
+ERRORS = "errors.parquet"
+"""What a bundle keeps of the run's predictions.parquet."""
+_COLUMNS = ["subject_id", "action_type", "score", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,18 @@ def interval_of(run: Path, action_type: str) -> Interval:
     """The interval of scores of a run.
 
     Args:
-        run: run folder; of an evaluated run it holds predictions.parquet.
+        run: run folder, its model folder, or the data of a bundle.
         action_type: errors of this one are taken if they are enough, else those of all.
 
     Raises:
-        CorruptError: predictions.parquet cannot be read.
+        CorruptError: the file of the errors cannot be read.
     """
-    path = (run.parent if run.name == "model" else run) / "predictions.parquet"
+    of_run = (run.parent if run.name == "model" else run) / "predictions.parquet"
+    path = run / ERRORS if (run / ERRORS).is_file() else of_run
     if not path.is_file():
         return Interval(None, 0, 0, "the run was never evaluated: run `aqa evaluate` on it first")
     try:
-        columns = ["subject_id", "action_type", "score", "predicted"]
-        rows = [row for row in pq.read_table(path, columns=columns).to_pylist() if row["score"] is not None]
+        rows = [row for row in pq.read_table(path, columns=_COLUMNS).to_pylist() if row["score"] is not None]
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(path, "is not readable as Parquet", "delete it and evaluate again") from error
     alike = [row for row in rows if row["action_type"] == action_type]
@@ -65,6 +68,13 @@ def interval_of(run: Path, action_type: str) -> Interval:
             return Interval(reach, len(chosen), people, told)
     fewest = math.ceil(LEVEL / (1 - LEVEL) - 1e-9)
     return Interval(None, len(rows), 0, f"{len(rows)} test clips are too few, {fewest} are needed")
+
+
+def write_errors(run: Path, path: Path) -> None:
+    """Keeps what `interval_of` reads of an evaluated run; people become numbers."""
+    rows = pq.read_table(run / "predictions.parquet", columns=_COLUMNS)
+    people = rows["subject_id"].dictionary_encode().combine_chunks().indices.cast(pa.string())
+    pq.write_table(rows.set_column(0, "subject_id", people), path, compression="zstd")
 
 
 def conformal_reach(errors: np.ndarray, level: float) -> float | None:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipelines.motion import Motion, load_motions, subject_of
-from pipelines.scoring.distance import MOST_CLIPS, Known, describe
+from pipelines.scoring.distance import BLOCKS, MOST_CLIPS, Known, describe
 from pipelines.scoring.training import Training
 
+KNOWN = "known.parquet"
+"""The training clips in a bundle."""
 
-def known_clips(description: dict[str, Any], training: Training) -> list[Known]:
+
+def known_clips(description: dict[str, Any], training: Training, kept: Path | None = None) -> list[Known]:
     """Training clips as `distance.py` compares them, at most MOST_CLIPS, the same ones each time.
 
     Args:
         description: of the model: its training clips, or the people of the training.
-        training: what it learned from; a store that is not there gives none.
+        training: what it learned from.
+        kept: folder of the weights; in a bundle the clips lie beside them. Without them, a store that is
+            not there gives none.
     """
+    if kept is not None and (kept / KNOWN).is_file():
+        return _read_known(kept / KNOWN)
     if not training.available or "poses" not in training.keys:
         return []
     clips = training.clips()
@@ -27,6 +40,30 @@ def known_clips(description: dict[str, Any], training: Training) -> list[Known]:
     columns = ["clip_id", "person", "frame_index", "time_s", "mean_confidence"]
     told = {row["clip_id"]: row for row in poses.select(columns).to_pylist() if row["person"] == 0}
     return [_known(motion, told[motion.clip_id]) for motion in load_motions(clips, poses)]
+
+
+def write_known(path: Path, known: list[Known]) -> None:
+    """Keeps what `distance.py` compares with, for a bundle; people become numbers."""
+    people = {subject: str(number) for number, subject in enumerate(sorted({one.subject for one in known}))}
+    rows = [asdict(one) | {"subject": people[one.subject]} for one in known]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_KNOWN), path, compression="zstd")
+
+
+def _read_known(path: Path) -> list[Known]:
+    rows = pq.read_table(path, schema=_KNOWN).to_pylist()
+    return [
+        Known(**row | {"blocks": {name: np.asarray(block) for name, block in row["blocks"].items()}})
+        for row in rows
+    ]
+
+
+_KNOWN = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "subject", "action_type")),
+        ("blocks", pa.struct([(name, pa.list_(pa.float64())) for name in BLOCKS])),
+        *((name, pa.float64()) for name in ("seconds", "frame_rate", "confidence", "score")),
+    ]
+)
 
 
 def frame_rate(frame_index: Any, time_s: Any) -> float:

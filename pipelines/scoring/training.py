@@ -56,7 +56,9 @@ class Training:
         """The detection that the boxes of the poses came from; empty if there was none."""
         boxes = self.spec("poses").get("boxes", "")
         family, _, key = boxes.partition("/")
-        return self._spec("people", key) if family == "people" else {}
+        if family != "people":
+            return {}
+        return self._spec("people", key) or self._kept.get("people", {}).get("spec", {})
 
     def clips(self) -> pa.Table:
         """Rows of CLIPS of the training's version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
+from pipelines.scoring.explanation import Explanation
 from pipelines.scoring.extraction import Extractor, Recording
 from pipelines.scoring.interval import Interval, interval_of
 from pipelines.scoring.neighbours import known_clips
 from pipelines.scoring.quality import Warning, distance_warnings, pose_warnings, time_warnings
 from pipelines.scoring.refusal import Refused
+from pipelines.scoring.request import Request
 from pipelines.scoring.settings import appearance_settings, differences, pose_settings, works_of
 from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Verdict
@@ -32,32 +35,13 @@ clip, is no athlete."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked about a video.
-
-    Attributes:
-        action_type: as what it is to be scored; empty = the only one the model knows, or the exemplar's.
-        difficulty: of a dive; None = that of the training dives of the same number.
-        exemplar: auto, or the name of one training dive.
-        start_s, end_s: the part that is the performance; None = from the start, to the end.
-        box: where the athlete is, x1, y1, x2, y2 in px of the upright frame; None = anywhere.
-    """
-
-    action_type: str = ""
-    difficulty: float | None = None
-    exemplar: str = "auto"
-    start_s: float | None = None
-    end_s: float | None = None
-    box: tuple[float, float, float, float] | None = None
-
-
-@dataclass(frozen=True)
 class Scored:
     """One scored video and all that was found on the way."""
 
     recording: Recording
     pose: dict[str, Any]
     verdict: Verdict
+    explanation: Explanation
     interval: Interval
     warnings: list[Warning]
     distances: list[Distance]
@@ -90,7 +74,7 @@ class VideoScorer:
     ):
         self.model = model
         self.kind = _scoring_kind(model)
-        kept = _weights_folder(model)
+        self.kept = kept = _weights_folder(model)
         self.tensors, self.description = load_bundle(kept, self.kind)
         _check_reads_video(model, self.description)
         self.training = Training(self.description, store, kept)
@@ -118,6 +102,15 @@ class VideoScorer:
     def __exit__(self, *exc_info: object) -> None:
         self.extractor.__exit__(*exc_info)
 
+    def prepare(self) -> None:
+        """Loads now what would else be loaded with the first video."""
+        self.extractor.prepare()
+        _ = self.known
+
+    def check(self, request: Request) -> None:
+        """Raises the ConfigError that `score` would raise for this request, whatever the video."""
+        self._clip(Path("any"), request)
+
     def score(self, video: Path, request: Request) -> Scored:
         """Scores one video.
 
@@ -135,8 +128,10 @@ class VideoScorer:
             from pipelines.scoring import dive
 
             verdict = dive.score(recording, self.tensors, self.description, self.bank, request.exemplar)
+            explanation = dive.explain(recording, verdict, self.bank)
         else:
             verdict = two_stage.score(recording, self.tensors, self.description)
+            explanation = two_stage.explain(recording, self.description, self.training, self.model)
         found = [
             *self.doubts,
             *self._unsure(pose),
@@ -145,13 +140,14 @@ class VideoScorer:
             *distance_warnings(away, verdict.action_type, nearest_action(blocks, self.known)),
             *self._unlike_training(verdict, away),
         ]
-        return Scored(recording, pose, verdict, interval_of(self.model, verdict.action_type), found, away)
+        interval = interval_of(self.kept, verdict.action_type)
+        return Scored(recording, pose, verdict, explanation, interval, found, away)
 
     @property
     def known(self) -> list[Known]:
         """Clips of the training, read when first asked for."""
         if self._known is None:
-            self._known = known_clips(self.description, self.training)
+            self._known = known_clips(self.description, self.training, self.kept)
         return self._known
 
     def _families(self) -> list[str]:
@@ -181,7 +177,7 @@ class VideoScorer:
 
     def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance]) -> None:
         mean = pose["mean_confidence"] or 0.0
-        lowest = min((clip.confidence for clip in self.known), default=NOBODY)
+        lowest = self._lowest_confidence()
         posture = next((distance for distance in away if distance.block == "view"), None)
         far = posture is not None and posture.value > FAR_OFF * posture.limit
         if mean >= NOBODY and not (far and mean < lowest):
@@ -196,10 +192,15 @@ class VideoScorer:
         remedy += "with --detector-config, or use a pose network that knows such people"
         raise Refused("no_person", video, cause, remedy)
 
+    def _lowest_confidence(self) -> float:
+        """Mean confidence of the joints in the training clip where they are least sure; NOBODY if unknown."""
+        known = [clip.confidence for clip in self.known if math.isfinite(clip.confidence)]
+        return min(known, default=NOBODY)
+
     def _unsure(self, pose: dict[str, Any]) -> list[Warning]:
         mean = pose["mean_confidence"] or 0.0
-        lowest = min((clip.confidence for clip in self.known), default=float("nan"))
-        if not mean < lowest:
+        lowest = self._lowest_confidence()
+        if mean >= lowest:
             return []
         text = f"the joints are less sure than in any training clip: mean confidence {mean:.2f}, there at "
         return [Warning("low_confidence", f"{text}least {lowest:.2f}", mean, lowest)]
@@ -208,8 +209,9 @@ class VideoScorer:
         """Doubts that concern the model: nothing to compare with, or a score outside of what it learned."""
         if not away:
             place = self.training.place
-            reason = f"the store of the training ({place}) is not there" if not self.training.available else (
-                "the training has too few clips or a single person"
+            known = self.training.available or self.known
+            reason = "the training has too few clips or a single person" if known else (
+                f"the store of the training ({place}) is not there"
             )  # fmt: skip
             text = f"not checked whether this is like the training clips: {reason}"
             return [Warning("not_compared", text)]

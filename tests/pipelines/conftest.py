@@ -142,3 +142,13 @@ def waving_folder(tmp_path: Path, waving) -> Path:
         writer.commit([table.write_file(poses)])
     (tmp_path / "small.toml").write_text(_SMALL)
     return tmp_path / "flow"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """Rendered exercises, their poses at 5 frames per second, and an expert that learned from them."""
+    from rendered_expert import make_expert
+
+    folder = tmp_path_factory.mktemp("trained")
+    make_expert(folder)
+    return folder

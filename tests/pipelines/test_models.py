@@ -74,7 +74,8 @@ def test_the_evaluated_model_is_whole_and_scores_as_recorded(place, uri):
     names = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     data = {name.removeprefix(f"{DATA}/") for name in names if name.startswith(str(DATA))}
     texts = {"config.json", "preprocessing.json", "metrics.json", "card.md", "examples/predictions.json"}
-    assert data == texts | {"model.safetensors", "examples/clips.parquet", "examples/poses.parquet"}
+    tables = {"errors.parquet", "examples/clips.parquet", "examples/poses.parquet"}
+    assert data == texts | tables | {"model.safetensors"}
     assert {"MLmodel", "served_model.py", "input_example.json"} <= names
     listed = [line.split("  ") for line in (bundle / SUMS).read_text().splitlines()]
     assert {name for _, name in listed} == names - {SUMS}
@@ -97,13 +98,13 @@ def test_mlflow_itself_loads_the_champion_and_takes_a_request(place, uri, monkey
     finally:
         mlflow.set_tracking_uri(None)
         client.delete_registered_model_alias("expert", "tried")
-    assert model.metadata.signature.inputs.input_names()[:2] == ["clip_id", "action_type"]
+    assert model.metadata.signature.inputs.input_names()[:3] == ["video", "clip_id", "action_type"]
     answer = model.predict(model.input_example)
     recorded = json.loads((place / "runs/good/bundle" / DATA / "examples/predictions.json").read_text())[0]
     assert answer["clip_id"][0] == recorded["clip_id"]
     assert answer["score"][0] == pytest.approx(recorded["score"], abs=1e-3)
-    with pytest.raises(mlflow.MlflowException, match="missing inputs .*poses.keypoints"):
-        model.predict(model.input_example.drop(columns="poses.keypoints"))
+    with pytest.raises(DataError, match="has neither a video nor columns of poses. Give `video`"):
+        model.predict(model.input_example[["clip_id", "action_type"]])
 
 
 def test_the_gate_lets_a_good_model_pass_and_nobody_worse(place, uri):

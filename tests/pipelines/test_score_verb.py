@@ -10,19 +10,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rendered_expert import film
 
 from pipelines import cli, demo
 from pipelines.checkpoint import save_bundle
-from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig
-from pipelines.datasets.manifest import read_manifest
-from pipelines.kinds import find_work_of
-from pipelines.rendered.dataset import render_dataset
-from pipelines.scoring.extraction import Extractor
-from pipelines.scoring.settings import works_of
-from pipelines.store import open_store
 
 
 def run(capsys, *words: object) -> tuple[int, dict, str]:
@@ -77,39 +70,6 @@ def test_the_demo_ends_with_a_command_that_scores_one_of_its_videos(tmp_path):
     words = demo.score_line(tmp_path).split()
     assert words[:3] == ["aqa", "score", str(tmp_path / "data" / "videos" / "c2.mp4")]
     assert words[3:7] == ["--model", str(tmp_path / "runs" / "expert"), "--action-type", "Es2"]
-
-
-def film(path: Path, frames: list[np.ndarray], rate: int = 25) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "30"})
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """Rendered exercises, their poses at 5 frames per second, and an expert that learned from them."""
-    from pipelines import evaluate, train
-
-    folder = tmp_path_factory.mktemp("score")
-    clips = read_manifest(render_dataset(folder / "data", exercises=16, subjects=8, dives=0, seed=2))
-    config = Config().extract.model_copy(update={"sampling": "fps:5"})
-    store = open_store(folder / "store", create=True)
-    store.put_clips(clips)
-    table = store.create_poses(find_work_of(config).spec)
-    detection, work = works_of(config)
-    with Extractor(detection, {"poses": work}, 60, False) as extractor:
-        rows = [extractor.extract(clips.slice(row, 1)).rows["poses"] for row in range(len(clips))]
-    with table.writer() as writer:
-        writer.commit([table.write_file(pa.concat_tables(rows))])
-    small = demo.CONFIG.expert.model_dump() | {"epochs": 3, "encoder_units": 8}
-    settings = Config(expert=ExpertTrainConfig(**small), evaluate=EvaluateConfig(bootstrap=100))
-    train.expert(folder / "store", "expert", None, settings, runs=folder / "runs")
-    evaluate.evaluate(folder / "runs" / "expert", folder / "store", settings)
-    return folder
 
 
 @pytest.mark.slow
