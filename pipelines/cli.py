@@ -35,7 +35,7 @@ from pipelines.run_commands import run, run_step_app
 from pipelines.score_commands import score
 from pipelines.serve_commands import serve
 from pipelines.store_commands import store_app
-from pipelines.terminate import TERMINATED, TOLD, Terminated, terminable
+from pipelines.terminate import TERMINATED, TOLD, Terminated, leave, terminable
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
 from pipelines.tune_commands import tune_app
@@ -211,7 +211,10 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become one text on stderr."""
     with terminable():
-        return _main(arguments)
+        code = _main(arguments)
+        if code == TERMINATED:
+            leave()
+        return code
 
 
 def _main(arguments: Sequence[str] | None) -> int:

@@ -120,8 +120,8 @@ class TrainSection(Section):
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
     min_workers: Annotated[int, Field(ge=0)] = 0
-    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
-    wait until there is room for all."""
+    """When nodes are lost, go on with those workers there is room for, but no fewer than this; 0 = wait until
+    there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -337,8 +337,8 @@ class PoseTrainConfig(Section):
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
     min_workers: Annotated[int, Field(ge=0)] = 0
-    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
-    wait until there is room for all."""
+    """When nodes are lost, go on with those workers there is room for, but no fewer than this; 0 = wait until
+    there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100
