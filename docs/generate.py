@@ -108,7 +108,8 @@ def error_codes() -> str:
         if getattr(kind, "exit_code", 1) > 1:
             meaning = (kind.__doc__ or "").splitlines()[0].rstrip(".")
             lines.append(f"| {kind.exit_code} | {kind.__name__} | {meaning} |")
-    lines += ["| 130 | | interrupted; the same command goes on |", "", "## Rejected clips", ""]
+    lines += ["| 130 | | interrupted; the same command goes on |", "| 143 | | terminated; likewise |", ""]
+    lines += ["## Rejected clips", ""]
     lines += [
         "A clip that cannot be used becomes one row with status `rejected` and one of these codes; it never",
         "stops a run. `aqa store inspect STORE` counts them.",
