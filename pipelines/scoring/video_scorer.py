@@ -13,7 +13,7 @@ from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
-from pipelines.scoring.extraction import Extractor, Recording
+from pipelines.scoring.extraction import Extractor, Recording, Seen
 from pipelines.scoring.interval import Interval, interval_of
 from pipelines.scoring.neighbours import known_clips
 from pipelines.scoring.quality import Warning, distance_warnings, pose_warnings, time_warnings
@@ -121,7 +121,7 @@ class VideoScorer:
         pose = recording.pose()
         blocks = describe(pose["keypoints"], pose["time_s"], pose["skeleton"])
         away = distances(blocks, self.known, clip["action_type"] or "")
-        self._refuse_nobody(video, pose, away)
+        self._refuse_nobody(video, pose, away, recording.seen)
         if self.bank is not None:
             from pipelines.scoring import dive
 
@@ -170,7 +170,7 @@ class VideoScorer:
             return self.bank.complete(clip, request.exemplar)
         return clip | {"action_type": two_stage.action_of(self.description, request.action_type)}
 
-    def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance]) -> None:
+    def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance], seen: Seen) -> None:
         mean = pose["mean_confidence"] or 0.0
         lowest = self._lowest_confidence()
         posture = next((distance for distance in away if distance.block == "view"), None)
@@ -185,6 +185,9 @@ class VideoScorer:
             "film one whole athlete in good light; if there is one, say where with --box, name a detector "
         )
         remedy += "with --detector-config, or use a pose network that knows such people"
+        if seen.flat:  # the network draws skeletons of little confidence into them
+            cause += f"; {seen.flat / seen.frames:.0%} of the pictures are of one colour, for example black"
+            remedy = "say which part shows the athlete: --start-s 5 --end-s 9; else " + remedy
         raise Refused("no_person", video, cause, remedy)
 
     def _lowest_confidence(self) -> float:
