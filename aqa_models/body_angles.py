@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import median_filter
-from scipy.signal import butter, sosfiltfilt
 
 from aqa_models.skeletons import map_keypoints, skeleton
 
@@ -100,6 +99,9 @@ def smooth(xyz: np.ndarray, rate_hz: float) -> np.ndarray:
     window = 1 + 2 * round(_MEDIAN_S / 2 * rate_hz)
     smoothed = median_filter(xyz, size=(window,) + (1,) * (xyz.ndim - 1), mode="nearest")
     if 0.45 * rate_hz > _LOW_PASS_HZ and len(xyz) > 2:
+        # Here, because it takes 1.5 s to import, and every worker of a training imports this file.
+        from scipy.signal import butter, sosfiltfilt
+
         sections = butter(2, _LOW_PASS_HZ, fs=rate_hz, output="sos")
         smoothed = sosfiltfilt(sections, smoothed, axis=0, padlen=min(9, len(xyz) - 1))
     return np.asarray(smoothed)

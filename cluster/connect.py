@@ -14,7 +14,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,17 @@ ALLOW_INSECURE = "AQA_ALLOW_INSECURE_RAY"
 PROBE_TIMEOUT_S = 5.0
 OBJECT_STORE_BYTES = 2 * 1024**3
 """Largest object store of a local Ray; poses and features need far less, and frames never enter it."""
+
+RAY_SETTINGS = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "OMP_WAIT_POLICY": "PASSIVE",  # see docs/decisions.md
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_agent_register_timeout_ms": "120000",  # its 15 s end the start of a node on a busy machine
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how late the end of a training is seen
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more; our checkpoints need no warning
+}
+"""Variables that Ray reads, unless they are set to something else."""
 
 # A gRPC server answers this HTTP/2 preface and empty SETTINGS frame with its own SETTINGS frame (type 4).
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -65,10 +78,8 @@ def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[N
         InsecureCluster: the cluster is reachable from outside without a token and AQA_ALLOW_INSECURE_RAY
             is not 1.
     """
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see docs/decisions.md
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "")
     local = address in ("", "local")
     if not local:
@@ -79,14 +90,24 @@ def connect(*, num_cpus: int | None = None, verbose: bool = False) -> Iterator[N
     if ray.is_initialized():
         yield
         return
-    if local:
-        _start(num_cpus, verbose=verbose)
-    else:
-        _join(address, verbose=verbose)
+    with _own_sigterm():
+        if local:
+            _start(num_cpus, verbose=verbose)
+        else:
+            _join(address, verbose=verbose)
     try:
         yield
     finally:
         ray.shutdown()  # a joined cluster keeps running; only this driver leaves it
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """What this program does on SIGTERM stays: ray.init() puts its own in its place."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def spilled_bytes() -> int:

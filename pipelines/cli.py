@@ -3,7 +3,7 @@
 stdout carries the result and nothing else; log and progress go to stderr. Verbs import what they need when
 they run, so that help and a wrong command line answer without loading Ray or torch.
 
-Exit codes: 0 ok, 1 bug, 130 interrupted, and those of pipelines/errors.py.
+Exit codes: 0 ok, 1 bug, 130 interrupted, 143 terminated (SIGTERM), and those of pipelines/errors.py.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from pipelines.jobs_commands import jobs_app
 from pipelines.models_commands import models_app
 from pipelines.pose_labels.commands import pose_app
 from pipelines.redact import RedactingFormatter, redact
+from pipelines.report_commands import evaluate, report, reproduce
 from pipelines.result import Result, to_json
 from pipelines.run_commands import run, run_step_app
 from pipelines.score_commands import score
 from pipelines.serve_commands import serve
 from pipelines.store_commands import store_app
+from pipelines.terminate import TERMINATED, TOLD, Terminated, terminable
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
 from pipelines.tune_commands import tune_app
@@ -57,9 +59,8 @@ for child in (
     jobs_app, run_step_app,
 ):  # fmt: skip
     app.command(child)
-app.command(run)
-app.command(score)
-app.command(serve)
+for verb_of in (run, score, serve, evaluate, report, reproduce):
+    app.command(verb_of)
 
 app.meta.suppress_keyboard_interrupt = False  # not inherited; main() says how to go on
 
@@ -121,25 +122,6 @@ def extract(
         retry_rejected=retry_rejected,
         progress=logger.info,
     )
-
-
-@app.command
-@settings("evaluate")
-def evaluate(run: Path, *, store: _Store, call: _Call, **given: Any) -> Any:
-    """Measure a trained run on the test split, beside the median predictor.
-
-    Example: aqa evaluate runs/es5 --store store
-
-    Parameters
-    ----------
-    run
-        Run of `aqa train expert`, `aqa train angles` or `aqa train hp-mcore`.
-    """
-    config = call.config(given)
-    from pipelines import evaluate as verb
-
-    metrics = verb.evaluate(run, store, config)
-    return Result(metrics, text="\n".join(verb.metrics_lines(metrics)))
 
 
 @app.command
@@ -228,6 +210,11 @@ def _prepare(*, verbose: bool, quiet: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; errors become one text on stderr."""
+    with terminable():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     own = tokens[: tokens.index("--")] if "--" in tokens else tokens  # the rest is the command of a job
     as_json, verbose = "--json" in own, "--verbose" in own or "-v" in own
@@ -242,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Terminated:
+        return _fail("Terminated", ("aqa", TOLD.removeprefix("aqa: "), ""), TERMINATED, TOLD, as_json)
     except KeyboardInterrupt:
         cause = "interrupted; the same command resumes where it stopped"
         return _fail("Interrupted", ("aqa", cause, ""), INTERRUPTED, f"aqa: {cause}", as_json)

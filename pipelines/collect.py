@@ -43,8 +43,8 @@ class Collector:
     ):
         self.table, self.writer, self.finish, self.people = table, writer, finish, people or {}
         self.counts: Counter = Counter()
+        self.finished: set[str] = set()  # clip ids
         self._open: dict[str, list[pa.Table]] = defaultdict(list)
-        self._closed: set[str] = set()
         self._ready: list[pa.Table] = []
         self._started = self._committed = time.monotonic()
         self._cost = 0.0
@@ -62,19 +62,19 @@ class Collector:
         for index in range(rest.num_rows):
             part = rest.slice(index, 1)
             name = part.column("clip_id")[0].as_py()
-            if name in self._closed:
+            if name in self.finished:  # rejected early; what was still on its way is not needed
                 continue
             self._open[name].append(part)
             joined = join_people(self._open[name], self.people.get(name, 1))
             if joined is not None:
                 del self._open[name]
-                if joined.num_rows < self.people.get(
-                    name, 1
-                ):  # rejected; what is still on its way is not needed
-                    self._closed.add(name)
                 self._take(joined)
         if self._due():
             self.commit()
+
+    def drop_parts(self) -> None:
+        """Forget parts of clips that are not whole, because those clips start again."""
+        self._open.clear()
 
     def commit(self) -> None:
         """Write what is ready to a file and make it visible."""
@@ -89,7 +89,9 @@ class Collector:
     def _take(self, rows: pa.Table) -> None:
         rows = self.finish(rows)
         self._ready.append(rows)
-        self.counts["clips"] += pc.count_distinct(rows.column("clip_id")).as_py()
+        names = set(rows.column("clip_id").to_pylist())
+        self.finished |= names
+        self.counts["clips"] += len(names)
         self.counts["frames"] += pc.sum(rows.column("num_frames")).as_py() or 0
         self.counts["rejected"] += pc.sum(pc.equal(rows.column("status"), "rejected")).as_py() or 0
 

@@ -119,6 +119,9 @@ class TrainSection(Section):
     """Of weights, order and every random draw; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
+    wait until there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -169,7 +172,7 @@ class ExpertTrainConfig(TwoStageSection):
     """Where values not given come from: a row of the paper's tables, or ours (docs/papers.md)."""
     encoder_start: Literal["any", "pretrained", "random"] = "any"
     """Which start the run must have: a pretrained encoder, random weights, or whatever is given."""
-    encoder_kind: Literal["gru", "tcn"] = "gru"
+    encoder_kind: Literal["gru", "tcn", "transformer", "state_space"] = "gru"
     """The encoder when none is given; a pretrained one brings its own kind and size."""
     encoder_units: Annotated[int, Field(ge=1)] = 1000
     """Size of the encoder when none is given; a pretrained encoder brings its own."""
@@ -215,6 +218,11 @@ class AnglesTrainConfig(Section):
     """1 = in a Ray worker, 0 = in this process."""
     poses: str = ""
     """Key of the pose table to read; empty = the only one in the store."""
+
+    @property
+    def min_workers(self) -> int:
+        """One worker is as few as there can be."""
+        return 0
 
     @property
     def use_gpu(self) -> bool:
@@ -328,6 +336,9 @@ class PoseTrainConfig(Section):
     """Of renders, views and new layers; recorded with the run."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Ray Train workers; 0 = in this process."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """When nodes are lost, go on with no fewer workers than this, and with more when there is room again; 0 =
+    wait until there is room for all."""
     use_gpu: bool = False
     """One GPU per worker."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 100

@@ -6,10 +6,8 @@ Killed anywhere, the same command does the rest and nothing twice.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from pipelines.kinds import Work, find_people_work, find_work_of, give_boxes
 from pipelines.plan import PEOPLE_COLUMNS, Plan, find_work
 from pipelines.pools import (
     PROBE_CLIPS,
-    Cost,
     Sizes,
     best_sizes,
     bottleneck,
@@ -33,9 +30,8 @@ from pipelines.pools import (
     usual_sizes,
 )
 from pipelines.store import Store, open_store, spec_key
+from pipelines.stream import Progress, stream
 from pipelines.table import Table, Writer
-
-Progress = Callable[[str], None]
 
 
 def extract(
@@ -108,7 +104,11 @@ def _extract(
         writer.replace(plan.outdated | plan.replaced, plan.adopted)
         store.drop_clips(plan.replaced)
         report = _run(plan.todo, work, table, writer, config, progress, people) if plan.todo.num_rows else {}
-    return _summary(work, table, clips, plan) | report
+    summary = _summary(work, table, clips, plan)
+    if report:
+        told = {"time_s": round(time.time(), 1), "version": summary["version"], "clips": plan.todo.num_rows}
+        store.note_extraction(work.family, table.path.name, told | report)
+    return summary | report
 
 
 def explain(store_path: Path, clip_id: str, config: ExtractConfig) -> dict:
@@ -159,7 +159,7 @@ def _run(
         _check_precision(config, sizes)
         if config.auto and planned.num_rows > 5 * PROBE_CLIPS:
             sample = choose_probe(planned, _known_sizes(planned))
-            cost, _ = _stream(sample, work, replace(sizes, decode=1, network=1), config, collector, progress)
+            cost, _ = stream(sample, work, replace(sizes, decode=1, network=1), config, collector, progress)
             collector.commit()
             done = pc.is_in(planned.column("clip_id"), sample.column("clip_id").combine_chunks())
             planned = planned.filter(pc.invert(done))
@@ -167,13 +167,19 @@ def _run(
             expected = forecast(planned.num_rows, sizes, cost)
             progress(_forecast_line(expected.as_dict()))
         started = time.monotonic()
-        cost, steady_s = _stream(planned, work, sizes, config, collector, progress)
+        try:
+            cost, steady_s = stream(planned, work, sizes, config, collector, progress)
+        except KeyboardInterrupt:  # Ctrl-C or SIGTERM: up to a minute of finished clips waits for its commit
+            collector.commit()
+            raise
         seconds = time.monotonic() - started
         collector.commit()
         spilled = spilled_bytes()
     report = {
         "frames": collector.counts["frames"],
         "seconds": round(seconds, 2),
+        "decode_s": round(cost.decode_s, 2),
+        "network_s": round(cost.network_s, 2),
         "frames_per_s": round(sum(cost.frames) / seconds, 1),
         "decode_workers": sizes.decode,
         "network_workers": sizes.network,
@@ -184,69 +190,6 @@ def _run(
         report["forecast_seconds"] = round(expected.seconds, 1)
         report["forecast_against_actual"] = f"{expected.seconds:.0f} s forecast, {seconds:.0f} s taken"
     return report
-
-
-def _stream(
-    planned: pa.Table,
-    work: Work,
-    sizes: Sizes,
-    config: ExtractConfig,
-    collector: Collector | None,
-    progress: Progress,
-) -> tuple[Cost, float]:
-    """Run clips through both pools; what they cost, and the seconds since the first result.
-
-    Args:
-        planned: the clips.
-        work: the stages.
-        sizes: workers.
-        config: clips per call of the network.
-        collector: takes the rows; None = they are only measured.
-        progress: receives a line now and then.
-    """
-    from pipelines.stages.base import SECONDS, Pool, run_pools, sum_seconds
-
-    pools = [
-        Pool(work.decode, sizes.decode, 1, sizes.cpus_each),
-        Pool(
-            work.on_gpu(sizes.gpus > 0),
-            sizes.network,
-            config.clips_per_call,
-            sizes.cpus_each,
-            sizes.gpus_each,
-        ),
-    ]
-    frames: Counter = Counter()
-    spent: Counter = Counter()
-    size = 0
-    before = Counter() if collector is None else collector.counts.copy()
-    started, first = time.monotonic(), 0.0
-    # Small blocks keep every decoder busy to the end; large plans need larger ones.
-    for rows in run_pools(planned, pools, max(1, planned.num_rows // 1000)):
-        first = first or time.monotonic()
-        spent.update(sum_seconds(rows))
-        rows = rows.drop_columns([SECONDS])
-        for name, count in zip(*(rows.column(n).to_pylist() for n in _COUNTED), strict=True):
-            frames[name] += count or 0
-        size += rows.nbytes
-        if collector is not None:
-            collector.add(rows)
-            # The start of the workers does not count, unless the first rows are all there is.
-            now = time.monotonic()
-            seconds = now - first if now - first > 1 else now - started
-            done = collector.counts - before
-            progress(_progress_line(done, planned.num_rows, seconds))
-    cost = Cost(
-        frames=tuple(frames.values()),
-        decode_s=spent.pop(type(work.decode).__name__, 0.0),
-        network_s=sum(spent.values()),
-        start_s=first - started,
-        bytes=size,
-    )
-    return cost, time.monotonic() - first
-
-
-_COUNTED = ("clip_id", "num_frames")
 
 
 def _sizes(config: ExtractConfig) -> Sizes:
@@ -284,21 +227,6 @@ def _known_sizes(clips: pa.Table) -> np.ndarray:
         path = Path(uri.removeprefix("file://"))
         sizes[index] = path.stat().st_size if path.is_file() else 0
     return sizes
-
-
-def _progress_line(done: Counter, planned: int, seconds: float) -> str:
-    """What a person sees of a run.
-
-    Args:
-        done: `clips`, `frames` and `rejected` so far.
-        planned: clips.
-        seconds: that it took.
-    """
-    remaining = math.ceil(seconds * (planned - done["clips"]) / done["clips"]) if done["clips"] else 0
-    return (
-        f"{done['clips']}/{planned} clips, {done['frames'] / max(seconds, 1e-9):.0f} frames/s, "
-        f"ETA {remaining // 60}:{remaining % 60:02d}, {done['rejected']} rejected"
-    )
 
 
 def _summary(work: Work, table: Table, clips: pa.Table, plan: Plan) -> dict:
@@ -350,7 +278,7 @@ def _dry_run(
         usual = _sizes(config)
         _check_precision(config, usual)
         probing = replace(usual, decode=1, network=1)
-        cost, _ = _stream(sample, work, probing, config, None, progress=lambda line: None)
+        cost, _ = stream(sample, work, probing, config, None, progress=lambda line: None)
         sizes = _chosen(config, best_sizes(usual.cpus, usual.gpus, cost))
     probed = {"probed_clips": sample.num_rows, "cores": sizes.cpus, "gpus": sizes.gpus}
     figures = forecast(plan.todo.num_rows, sizes, cost).as_dict()

@@ -29,6 +29,9 @@ class Placement(Protocol):
     def num_workers(self) -> int: ...
 
     @property
+    def min_workers(self) -> int: ...
+
+    @property
     def use_gpu(self) -> bool: ...
 
 
@@ -38,13 +41,18 @@ def launch(worker: Worker, spec: dict[str, Any], config: Placement, watch: Watch
     Args:
         worker: a function of a module: (spec, report, device). It resumes from its own checkpoints.
         spec: JSON values, with `run_dir`, a folder that every worker reaches.
-        config: num_workers, use_gpu.
+        config: num_workers, min_workers, use_gpu.
         watch: of a trial of Ray Tune, which this process must be then; called by the first worker.
 
     Raises:
         ClusterError: no GPU here, or the workers failed too often.
+        ConfigError: more min_workers than num_workers.
         ConfigError, CorruptError, DataError: raised by a worker.
     """
+    if config.min_workers > config.num_workers:
+        raise ConfigError(
+            "min_workers", f"is {config.min_workers}, but num_workers is {config.num_workers}", "lower it"
+        )
     if config.num_workers == 0:
         import torch
 
@@ -71,8 +79,14 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from pipelines.process_group import NodeNetwork
+
     def in_ray(loop_config: dict[str, Any]) -> None:
         _ray_worker(worker, loop_config, watch)
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Not Ray's: it ends the command as if it had succeeded."""
 
     callbacks = []
     if watch:
@@ -81,11 +95,15 @@ def _fit(worker: Worker, spec: dict[str, Any], config: Placement, run_dir: Path,
         callbacks = [TuneReportCallback()]
     # Trainers that read a stream must leave processors for it, or both wait for ever on a small machine.
     resources = {"CPU": 0.5 if spec.get("streams") else 1.0} | ({"GPU": 1.0} if config.use_gpu else {})
-    trainer = TorchTrainer(
+    workers = config.num_workers
+    if 0 < config.min_workers < workers and not watch:  # a trial keeps the resources that Tune counts on
+        workers = (config.min_workers, config.num_workers)
+    trainer = Trainer(
         in_ray,
         train_loop_config=spec,
+        torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+            num_workers=workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name="train",

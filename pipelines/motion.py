@@ -55,7 +55,7 @@ def load_motions(clips: pa.Table, poses: pa.Table, features: pa.Table | None = N
     """Joins the tables CLIPS and POSES, and FEATURES if wanted (pipelines/schema.py).
 
     Only rows with status ok of the chosen athlete (person 0) count. A clip without such a pose (and features)
-    and a pose without its clip are left out, so passing fewer clips selects.
+    is left out with a warning; a pose without its clip is left out, so passing fewer clips selects.
 
     Returns:
         Motions in the order of the clips table.
@@ -66,18 +66,23 @@ def load_motions(clips: pa.Table, poses: pa.Table, features: pa.Table | None = N
     """
     rows, videos = _rows(poses, "poses"), {} if features is None else _rows(features, "features")
     names = ("clip_id", "dataset", "subject_id", "action_type", "group", "split", "score")
-    motions, seen = [], set()
+    motions, seen, absent = [], set(), []
     for clip in clips.select(names).to_pylist():
         if clip["clip_id"] in seen:
             raise DataError(f"clip {clip['clip_id']}", "is in the clips table twice", "make clip_id unique")
         seen.add(clip["clip_id"])
         if clip["clip_id"] not in rows or (features is not None and clip["clip_id"] not in videos):
+            absent.append(clip["clip_id"])
             continue
         motion = _motion(clip, poses, rows[clip["clip_id"]])
         if features is not None:
             motion = replace(motion, video=_video(motion.clip_id, features, videos[motion.clip_id]))
             _check_channels(motion, motions)
         motions.append(motion)
+    if absent:
+        what = "poses" if features is None else "poses or no features"
+        message = "%d of %d clips have no %s and are left out, the first %s"
+        logger.warning(message, len(absent), len(seen), what, absent[0])
     return motions
 
 

@@ -1,6 +1,7 @@
 """A run folder: what a training is, its data while it trains, and its summary once it is finished.
 
     RUN/config.json         the resolved configuration and where the data came from
+    RUN/environment.json    versions and processor; one entry for each environment in which it trained
     RUN/data/               the rows to train on, as Arrow files that workers map, while training
     RUN/checkpoints/        see checkpoint.py
     RUN/metrics.jsonl       one line per epoch
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import tracking as tracking_module
 from pipelines.checkpoint import check_identity, write_durably
 from pipelines.config import AnglesTrainConfig, TrackingConfig, TrainSection
+from pipelines.environment import environment
 from pipelines.errors import CorruptError, WriterError
 from pipelines.launch import Watch, Worker, launch
 from pipelines.plots import loss_curves
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 # Settings that say how and where to train, not what: a run may go on with other values.
 # What lies behind keys and paths is part of the identity by its hash.
 _NEUTRAL = (
-    *("num_workers", "decode_workers", "use_gpu", "checkpoint_every"),
+    *("num_workers", "min_workers", "decode_workers", "use_gpu", "checkpoint_every"),
     *("poses", "features", "dynamic", "static", "frames", "dynamic_weights", "static_weights"),
 )
 _log = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ def _train(
     about = {**job.about, "provenance": provenance, "phase": job.phase}
     record = {"identity": job.identity, "config": job.config.model_dump(mode="json"), **about, **job.spec}
     write_json(run_dir / "config.json", record)
+    _note_environment(run_dir)
     (run_dir / "data").mkdir(exist_ok=True)
     for name, table in job.tables.items():
         write_table(run_dir / "data" / f"{name}.arrow", table)
@@ -141,6 +144,17 @@ def _train(
     shutil.rmtree(run_dir / "data")
     write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
     return {**summary, "resumed": resumed}
+
+
+def environments(run_dir: Path) -> list[dict[str, str]]:
+    """Where the run was trained, oldest first, see environment.py; empty for runs that do not tell."""
+    return read_json(run_dir / "environment.json").get("environments", [])
+
+
+def _note_environment(run_dir: Path) -> None:
+    known, now = environments(run_dir), environment()
+    if known[-1:] != [now]:
+        write_json(run_dir / "environment.json", {"environments": [*known, now]})
 
 
 def _tell(tracker: tracking_module.Tracker, summary: dict[str, Any]) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
+from pipelines.scoring.explanation import ASSOCIATED
 from pipelines.scoring.interval import LEVEL
 from pipelines.scoring.many import ScoreStage, score_over_ray
 from pipelines.scoring.refusal import Refused
 from pipelines.scoring.request import Request
 from pipelines.scoring.score_file import ScoreFile, question
+from pipelines.scoring.shown import Shown
 from pipelines.scoring.video_scorer import Scored, VideoScorer
 
 UNIT = "points, as the training scores"
@@ -53,6 +55,7 @@ def score(
     max_seconds: float = 120.0,
     overlay: Path | None = None,
     report: Path | None = None,
+    side_by_side: Path | None = None,
     out: Path | None = None,
     workers: int = 0,
     command: str = "",
@@ -70,6 +73,7 @@ def score(
         max_seconds: longest performance.
         overlay: MP4 file to write, of one video.
         report: HTML file to write, of one video.
+        side_by_side: MP4 file to write, of one video beside its exemplar.
         out: file of JSON lines that every finished video is added to; those it holds are not scored again.
         workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
@@ -85,14 +89,13 @@ def score(
         WriterError, CorruptError: see `ScoreFile`.
     """
     files = find_videos(videos)
-    _check_files(overlay, report)
-    if len(files) > 1 and (overlay or report):
-        flag = "--overlay" if overlay else "--report"
-        raise ConfigError(flag, "names one file, and there are several videos", "score one video at a time")
+    shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
+    shown.check(len(files))
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
     told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
         scorer.check(request)
+        shown.check_kind(scorer.kind)
         specs = {family: work.spec for family, work in scorer.extractor.works.items()}
         file = None
         if out is not None:
@@ -100,9 +103,8 @@ def score(
             file = stack.enter_context(ScoreFile(out, asked))
             told = {video: known for video in files if (known := file.done(video))}
         earlier, todo = len(told), [video for video in files if video not in told]
-        show = (overlay, report, command) if overlay or report else None
         results = score_over_ray(todo, stage, workers) if workers and todo else (
-            (video, told_of(scorer, video, request, show)) for video in todo
+            (video, told_of(scorer, video, request, shown)) for video in todo
         )  # fmt: skip
         for video, one in results:
             told[video] = one
@@ -142,7 +144,7 @@ def told_of(
     scorer: VideoScorer,
     video: Path,
     request: Request,
-    show: tuple[Path | None, Path | None, str] | None = None,
+    shown: Shown | None = None,
 ) -> dict[str, Any]:
     """The document of a video, or why it has no score.
 
@@ -150,15 +152,15 @@ def told_of(
         scorer: the model.
         video: file.
         request: what is asked.
-        show: overlay and page to write, and the command for the page.
+        shown: what to write besides.
     """
     try:
         found = scorer.score(video, request)
     except Refused as error:
         return error.as_document() | {"video": str(video)}
     told = document(found, scorer, video)
-    if show:
-        _show(found, told, *show)
+    if shown:
+        shown.write(found, told)
     return told
 
 
@@ -182,6 +184,7 @@ def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
             {"name": part.name, "start_s": part.start_s, "end_s": part.end_s, "delta": part.delta}
             for part in verdict.parts
         ],
+        "explanation": found.explanation.document(),
         "exemplars": [
             {"clip_id": one.clip_id, "score": one.score, "vote": one.vote} for one in verdict.exemplars
         ],
@@ -221,7 +224,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         made += [_line_of(told)] if len(result["scored"]) > MANY else [*_lines_of(told), ""]
     for told in result["refused"]:
         made += [f"{told['video']}: no score", f"  {told['cause']}", f"  {_sentence(told['remedy'])}", ""]
-    return [*made, LIMITS] if result["scored"] else made[:-1]
+    return [*made, ASSOCIATED, LIMITS] if result["scored"] else made[:-1]
 
 
 def _line_of(told: dict[str, Any]) -> str:
@@ -246,6 +249,8 @@ def _lines_of(told: dict[str, Any]) -> list[str]:
         made.append(
             f"  {part['delta']:+8.2f}  {part['start_s']:6.2f} - {part['end_s']:6.2f} s  {part['name']}"
         )
+    made += [f"  why: {sentence}" for sentence in told["explanation"]["sentences"]]
+    made += [f"  not said: {reason}" for reason in told["explanation"]["missing"]]
     if told["exemplars"]:
         names = ", ".join(f"{one['clip_id']} ({one['score']:g})" for one in told["exemplars"])
         made.append(f"  compared with: {names}")
@@ -257,44 +262,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _check_files(overlay: Path | None, report: Path | None) -> None:
-    """A file of another kind, or a folder that is not there, would be noticed after the work only."""
-    for flag, path, suffix in (("--overlay", overlay, ".mp4"), ("--report", report, ".html")):
-        if path is None:
-            continue
-        if path.suffix.lower() != suffix:
-            raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
-        if not path.absolute().parent.is_dir():
-            raise ConfigError(flag, f"the folder of {path} does not exist", "make it first")
-
-
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _show(
-    found: Scored,
-    told: dict[str, Any],
-    overlay: Path | None,
-    report: Path | None,
-    command: str,
-) -> None:
-    """Writes the overlay and the page that were asked for; the video is decoded once more for both."""
-    from pipelines.scoring.drawing import Drawer
-    from pipelines.scoring.overlay import drawn_frames, write_overlay
-    from pipelines.scoring.page import write_page
-
-    clip = found.recording.clip.to_pylist()[0]
-    frames = drawn_frames(Drawer(found.pose, found.verdict), clip["uri"], clip["start_s"], clip["end_s"])
-    if overlay:
-        frames = write_overlay(overlay, frames)
-    wanted = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
-    stills: dict[float, tuple[float, Any]] = {}
-    for time_s, picture in frames:
-        for middle in wanted:
-            if middle not in stills or abs(time_s - middle) < abs(stills[middle][0] - middle):
-                stills[middle] = (time_s, picture)
-    if report:
-        write_page(report, told, found.verdict, found.pose, [stills[middle] for middle in wanted], command)

@@ -25,6 +25,10 @@ _Overlay = Annotated[
     Path | None, Parameter(help="Write a video with skeleton, confidence and parts to this .mp4 file.")
 ]
 _Report = Annotated[Path | None, Parameter(help="Write one self-contained page to this .html file.")]
+_SideBySide = Annotated[
+    Path | None,
+    Parameter(help="Write the dive beside its exemplar, aligned by procedure, to this .mp4 file."),
+]
 
 _Out = Annotated[
     Path | None,
@@ -51,6 +55,7 @@ def score(
     report: _Report = None,
     out: _Out = None,
     workers: int = 0,
+    side_by_side: _SideBySide = None,
     call: _Call,
     **given: Any,
 ) -> Any:
@@ -97,6 +102,7 @@ def score(
         report=report,
         out=out,
         workers=workers,
+        side_by_side=side_by_side,
         command=shlex.join(["aqa", *sys.argv[1:]]),
         progress=logger.info,
     )

@@ -52,7 +52,8 @@ class Sender:
         self.name = redact(uri)  # what is written and logged never has a password
         self.server: Server | None = None
         self._held = ExitStack()
-        self._turn = threading.Lock()
+        self._turn = threading.Lock()  # held while sending, and for letting go of the server
+        self._closed = False
         self._pause, self._next = 0.0, 0.0
         self._take_lock()
 
@@ -80,6 +81,9 @@ class Sender:
                 self._pause = min(LONGEST_PAUSE_S, 2 * self._pause or 1.0)
                 self._next = time.monotonic() + self._pause
                 return False
+            finally:
+                if self._closed:  # while this request hung
+                    self._release()
             if self._pause:
                 _log.warning("MLflow at %s answers again", self.name)
             self._pause = 0.0
@@ -104,7 +108,10 @@ class Sender:
                 "MLflow at %s lacks a part of %s; `aqa tracking send %s` sends it later",
                 *(self.name, self.root, self.root),
             )
-        self._release()
+        self._closed = True
+        if self._turn.acquire(timeout=1.0):  # else the thread still sends, and lets go when it is through
+            self._release()
+            self._turn.release()
         return done
 
     def _take_lock(self) -> bool:

@@ -6,10 +6,12 @@ STORE/poses/<key>/                      one row per clip and person (schema POSE
 STORE/people/<key>/                     who is in the picture (schema PEOPLE)
 STORE/features/<kind>/<key>/            one row per clip (schema FEATURES)
 STORE/.../<key>.spec.json               beside each keyed table, in words: what the key means
+STORE/.../<key>.extractions.jsonl       what filled it: a line per extraction, its counts and seconds
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -68,6 +70,22 @@ class Store:
         self._write_once(self.path / family / f"{key}.spec.json", spec)
         self._mark_version()
         return table
+
+    def note_extraction(self, family: str, key: str, told: dict) -> None:
+        """Adds a line about an extraction into a table."""
+        with storage_errors(self.path), self._extractions(family, key).open("a") as file:
+            file.write(json.dumps(told) + "\n")
+
+    def extractions(self, family: str, key: str) -> list[dict]:
+        """What filled a table, oldest first; a line cut off by a kill is left out."""
+        path, found = self._extractions(family, key), []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def _extractions(self, family: str, key: str) -> Path:
+        return self.path / family / f"{key}.extractions.jsonl"
 
     def poses(self, key: str) -> Table:
         return self.table("poses", key)

@@ -16,6 +16,7 @@ from aqa_models.body_angles import CHANNELS
 COMPONENTS = 4
 _START_S = 0.5
 _EXTREME_SHARE = 0.15
+_START_SHARE = 0.03  # of a recording
 _SPREAD_FLOOR = 1e-3  # radians or trunk lengths: what moves less is taken to stand still
 
 PAIRED = [column for column, name in enumerate(CHANNELS) if name.startswith("left_")]
@@ -83,14 +84,19 @@ def find_movement(recordings: Sequence[np.ndarray]) -> Movement:
     spread = np.maximum(np.sqrt(np.mean([part.var(axis=0) for part in still], axis=0)), _SPREAD_FLOOR)
     covariance = sum((part / spread).T @ (part / spread) / len(part) for part in still)
     _, directions = np.linalg.eigh(covariance)
-    return Movement(centre, spread, _turned(directions[:, ::-1][:, :COMPONENTS].T))
+    start = np.mean([part[: max(1, round(_START_SHARE * len(part)))].mean(axis=0) for part in still], axis=0)
+    return Movement(centre, spread, _turned(directions[:, ::-1][:, :COMPONENTS].T, start / spread))
 
 
-def _turned(components: np.ndarray) -> np.ndarray:
-    """The same lines, each pointing one fixed way: an eigenvector's sign is otherwise the linear algebra's
-    whim and changes with its number of threads. The largest entry will not do: a mirrored pair ties."""
-    generic = 1 / np.arange(1, components.shape[1] + 1)
-    return components * np.where(components @ generic < 0, -1.0, 1.0)[:, None]
+def _turned(components: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The same lines, each pointing away from where the recordings start.
+
+    An eigenvector's sign is otherwise the linear algebra's whim and changes with its number of threads. A
+    line that only tells left from right has no start, since each recording counts with its mirror image: a
+    direction that prefers a side turns it.
+    """
+    sided = 1e-6 * np.linalg.norm(start) / np.arange(1, components.shape[1] + 1)
+    return components * np.where(components @ (start - sided) > 0, -1.0, 1.0)[:, None]
 
 
 def extremes(channels: np.ndarray, movement: Movement) -> np.ndarray:

@@ -51,8 +51,8 @@ class NonExpertConfig:
     """Fill in a limb, the whole body, or the second half of the frames; sort segments; or pace alone."""
     pace: bool = True
     """Slow the motion down and ask by how much, beside the pretext."""
-    encoder_kind: Literal["gru", "tcn"] = "gru"
-    """The paper's bidirectional GRU, or a temporal convolution network of the same width (encoders.py)."""
+    encoder_kind: Literal["gru", "tcn", "transformer", "state_space"] = "gru"
+    """The paper's bidirectional GRU, or another network of the same width (encoders.py)."""
     encoder_units: int = 1000
     """Units of the bidirectional GRU, counted as encoder_units_mode says (paper: 1000)."""
     encoder_units_mode: Literal["per_direction", "total"] = "per_direction"
@@ -123,8 +123,13 @@ class NonExpertConfig:
                 f"encoder_sees_masked needs a pretext that masks a part (inpaint, motion_pred), "
                 f"not {self.pretext}"
             )
-        if self.encoder_kind == "tcn" and (self.encoder_projection or self.pad_literal):
-            raise ValueError("encoder_kind tcn has neither encoder_projection nor pad_literal")
+        if self.encoder_kind != "gru" and (self.encoder_projection or self.pad_literal):
+            kind = self.encoder_kind
+            raise ValueError(f"encoder_kind {kind} has neither encoder_projection nor pad_literal")
+        if self.encoder_kind == "transformer" and self.units_per_direction % 2:
+            raise ValueError(
+                f"encoder_kind transformer needs an even encoder_units, not {self.units_per_direction}"
+            )
         if self.reconstructs and self.decoder_bridge != "linear":
             self._check_bridge()
 

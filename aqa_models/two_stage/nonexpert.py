@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aqa_models.two_stage.config import NonExpertConfig
-from aqa_models.two_stage.encoders import TcnEncoder
+from aqa_models.two_stage.encoders import StateSpaceEncoder, TcnEncoder, TransformerEncoder
 from aqa_models.two_stage.pretext import PretextBatch
 from aqa_models.two_stage.recurrent import Recurrent
 
@@ -191,10 +191,11 @@ class NonExpert(nn.Module):
         )
 
 
-def build_encoder(num_features: int, config: NonExpertConfig) -> Encoder | TcnEncoder:
+def build_encoder(num_features: int, config: NonExpertConfig) -> nn.Module:
     """An encoder of the configuration's kind with fresh weights; `width` is that of its states."""
-    if config.encoder_kind == "tcn":
-        return TcnEncoder(num_features, config.units_per_direction, config.encoder_layers)
+    others = {"tcn": TcnEncoder, "transformer": TransformerEncoder, "state_space": StateSpaceEncoder}
+    if config.encoder_kind != "gru":
+        return others[config.encoder_kind](num_features, config.units_per_direction, config.encoder_layers)
     return Encoder(
         num_features,
         config.units_per_direction,

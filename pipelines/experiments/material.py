@@ -309,6 +309,7 @@ def _first(splits: list[Parts], config: ExperimentConfig) -> list[Parts]:
 
 
 def _said(name: str, splits: list[Parts]) -> str:
-    if name == "published":
-        return f"{len(splits)} published splits by subject"
-    return "leave one subject out" if name == "leave_one_out" else f"{len(splits)} folds by subject"
+    if name == "leave_one_out":
+        return "leave one subject out"
+    kind = "published split" if name == "published" else "fold"
+    return f"{len(splits)} {kind}{'s' * (len(splits) != 1)} by subject"

@@ -22,6 +22,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     for panel, block in zip(panels, blocks, strict=True):
         _panel(panel, block)
     partial = path.with_name(f".{path.name}.partial")
+    figure.legend(handles=_legend(), fontsize=8, loc="outside lower right", ncols=3, frameon=False)
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(path)
 
@@ -44,6 +45,13 @@ def _panel(panel: Any, block: dict[str, Any]) -> None:
     panel.set_title(block["title"], fontsize=9, loc="left")
     panel.set_xlabel("mean Spearman" if key == "mean_rho" else "micro F1", fontsize=8)
     panel.grid(axis="x", alpha=0.3)
-    panel.plot([], [], "o", color="tab:blue", label="here, 95 %")
-    panel.plot([], [], "D", color="tab:orange", fillstyle="none", label="paper")
-    panel.legend(fontsize=7, loc="lower left")
+
+
+def _legend() -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], color="tab:blue", marker="o", label="here, 95 %"),
+        Line2D([], [], color="tab:grey", marker="o", label="floor, 95 %"),
+        Line2D([], [], color="tab:orange", marker="D", fillstyle="none", linestyle="", label="paper"),
+    ]

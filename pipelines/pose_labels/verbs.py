@@ -24,7 +24,7 @@ from pipelines.rendered.body import JOINTS
 from pipelines.tracking import flatten, track
 
 SKELETON = "mpii16"
-_NEUTRAL = ("num_workers", "use_gpu", "checkpoint_every")  # how and where, not what: may change between calls
+_NEUTRAL = ("num_workers", "min_workers", "use_gpu", "checkpoint_every")  # how and where, not what
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +89,9 @@ def train(
     _write_json(run_dir / "config.json", spec)
     provenance = {key: spec[key] for key in ("labels", "images", "weights_sha256", "hold_out")}
     with track(tracking, run_dir, {"pose_train": spec["config"]}, provenance, "pose") as tracker:
+        tracker.dataset(
+            "pose labels", identity["labels.sha256"], "training", {"frames": len(learned), **provenance}
+        )
         launch(train_worker, spec, config)
         tracker.finish({}, [run_dir / "model"])
     summary = _summary(spec, len(learned), kept, rotations)

@@ -18,7 +18,8 @@ from pipelines.rendered.draw import Figure, Look
 SIZE = (256, 256)
 """Width and height of the frames in pixels."""
 FPS = 25
-_SUBFRAMES = 3
+SUBFRAMES = 3
+"""Exposures that blur one frame."""
 _SHUTTER = 0.35
 """Share of the frame time for which the shutter is open."""
 
@@ -76,14 +77,14 @@ def film_dive(random: np.random.Generator, number: dives.DiveNumber, faults: dic
     takeoff_s = random.uniform(0.40, 0.60)
     times = shutter_times(int(3.2 * FPS))
     dive = dives.perform(random, number, faults, shape, times, height, takeoff_s)
-    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(times) // _SUBFRAMES)
-    return shoot_dive(random, dive, times[: num_frames * _SUBFRAMES], shape, look)[0], dive
+    num_frames = min(int((dive.entry_s + random.uniform(0.25, 0.45)) * FPS), len(times) // SUBFRAMES)
+    return shoot_dive(random, dive, times[: num_frames * SUBFRAMES], shape, look)[0], dive
 
 
 def shutter_times(num_frames: int) -> np.ndarray:
     """(T x 3,) seconds of the sub-frames of `num_frames` frames: three exposures blur a frame."""
-    index = np.arange(num_frames * _SUBFRAMES)
-    return (index // _SUBFRAMES + (index % _SUBFRAMES) * _SHUTTER / _SUBFRAMES) / FPS
+    index = np.arange(num_frames * SUBFRAMES)
+    return (index // SUBFRAMES + (index % SUBFRAMES) * _SHUTTER / SUBFRAMES) / FPS
 
 
 def shoot_dive(random: np.random.Generator, dive: dives.Dive, times: np.ndarray, shape: Shape,
@@ -101,7 +102,7 @@ def shoot_dive(random: np.random.Generator, dive: dives.Dive, times: np.ndarray,
         The film, and (T,) share of the picture that the drops of the splash cover.
     """
     count = len(times)
-    num_frames = count // _SUBFRAMES
+    num_frames = count // SUBFRAMES
     motion = Motion(dive.motion.root[:count], dive.motion.turn[:count], dive.motion.angles[:count])
     posed, camera = pose_body(motion, shape), _follow(random, motion.root, dive, shape)
     figure, joints = Figure(posed, camera, look), camera.project(posed.joints)[0]
@@ -109,21 +110,28 @@ def shoot_dive(random: np.random.Generator, dive: dives.Dive, times: np.ndarray,
     frames, wet = np.empty((num_frames, SIZE[1], SIZE[0], 3), np.uint8), np.zeros(num_frames)
     for time in range(num_frames):
         total = np.zeros((SIZE[1], SIZE[0], 3), np.uint16)
-        for sub in range(time * _SUBFRAMES, (time + 1) * _SUBFRAMES):
+        for sub in range(time * SUBFRAMES, (time + 1) * SUBFRAMES):
             frame = scene.view(sub)
             pool.platform(frame, sub)
             figure.draw(frame, sub)
             pool.water(frame, sub, float(times[sub]))
             total += frame
-        frames[time] = total // _SUBFRAMES
-        middle = time * _SUBFRAMES + _SUBFRAMES // 2
+        frames[time] = total // SUBFRAMES
+        middle = time * SUBFRAMES + SUBFRAMES // 2
         wet[time] = pool.covered(middle, float(times[middle]))
     _sensor(random, frames)
     # the middle sub-frame stands for the frame
-    film = Film(
-        frames, joints[_SUBFRAMES // 2 :: _SUBFRAMES].astype(np.float32), int(random.integers(20, 29))
-    )
+    film = Film(frames, joints[SUBFRAMES // 2 :: SUBFRAMES].astype(np.float32), int(random.integers(20, 29)))
     return film, wet
+
+
+def track_dive(random: np.random.Generator, dive: dives.Dive, times: np.ndarray, shape: Shape) -> np.ndarray:
+    """Where the joints of `shoot_dive`'s film are, without drawing it: (T, 16, 2) px, MPII order."""
+    count = len(times)
+    motion = Motion(dive.motion.root[:count], dive.motion.turn[:count], dive.motion.angles[:count])
+    camera = _follow(random, motion.root, dive, shape)
+    joints = camera.project(pose_body(motion, shape).joints)[0]
+    return joints[SUBFRAMES // 2 :: SUBFRAMES].astype(np.float32)
 
 
 def _wander(random: np.random.Generator, count: int, size: float) -> np.ndarray:
@@ -141,7 +149,7 @@ def _follow(random: np.random.Generator, root: np.ndarray, dive: dives.Dive, sha
     place = np.array([side * distance, dive.height * random.uniform(0.35, 0.9) + 1.0, random.uniform(0, 4)])
     aim = root.copy()
     aim[:, 1] = np.maximum(aim[:, 1], random.uniform(0.3, 0.6))
-    half = FPS * _SUBFRAMES // 8
+    half = FPS * SUBFRAMES // 8
     padded = np.concatenate([np.repeat(aim[:1], half, 0), aim, np.repeat(aim[-1:], half, 0)])
     total = np.cumsum(np.concatenate([np.zeros((1, 3)), padded]), axis=0)
     smooth = (total[2 * half :] - total[: -2 * half])[:count] / (2 * half)

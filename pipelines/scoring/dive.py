@@ -17,7 +17,11 @@ from pipelines.hp_mcore.dives import NUM_FRAMES, Dive, Dives, dive_table
 from pipelines.hp_mcore.fit import FAMILIES, wanted_streams
 from pipelines.hp_mcore.score import Prediction, attempt_of, points_per_unit, score_dives
 from pipelines.scorer import read_tables
-from pipelines.scoring.extraction import Recording
+from pipelines.scoring.alignment import Alignment
+from pipelines.scoring.dive_explanation import bounds, exemplar_bounds
+from pipelines.scoring.dive_explanation import explain as explain_dive
+from pipelines.scoring.explanation import Explanation, Reference
+from pipelines.scoring.extraction import Recording, shaped
 from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Exemplar, Part, Verdict
 
@@ -61,6 +65,10 @@ class Bank:
             return self.training.table(family, names)
         rows = self._tables[family]
         return rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(names), pa.string())))
+
+    def has(self, family: str) -> bool:
+        """Whether there are such rows of the dives at all."""
+        return family in (self._tables or self.training.keys)
 
     def complete(self, clip: dict[str, Any], exemplar: str) -> dict[str, Any]:
         """A clip with the dive number and difficulty that can be known from its exemplars.
@@ -147,6 +155,27 @@ def score(
     pool = list(range(1, len(dives)))
     found = score_dives(model, dives, [0], pool, config, torch.device("cpu"))[0]
     return _verdict(found, dives, recording, bank)
+
+
+def explain(recording: Recording, verdict: Verdict, bank: Bank) -> Explanation:
+    """Which procedure lost points against the exemplars, and what the body did otherwise there."""
+    pose, names = recording.pose(), {one.clip_id for one in verdict.exemplars}
+    rows = bank.table("poses", names).to_pylist() if bank.has("poses") else []
+    own = bounds(verdict.parts)
+    found = []
+    for row in rows:
+        if row["status"] != "ok" or row["person"]:
+            continue
+        clip, other = bank.rows[row["clip_id"]], shaped(row)
+        theirs = exemplar_bounds(clip, other["time_s"], bank.config.model.num_procedures)
+        if len(theirs) == len(own):
+            found.append(
+                Reference(
+                    row["clip_id"], clip["score"], clip["uri"], clip["start_s"], clip["end_s"], other,
+                    Alignment(own, theirs),
+                )
+            )  # fmt: skip
+    return explain_dive(verdict, pose, sorted(found, key=lambda one: one.clip_id))
 
 
 def _verdict(found: Prediction, dives: Dives, recording: Recording, bank: Bank) -> Verdict:

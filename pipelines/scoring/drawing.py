@@ -15,7 +15,7 @@ from pipelines.stages.quality import SEEN
 # RGB; told apart by people who do not tell red from green (Okabe and Ito 2008).
 LEFT, RIGHT, MIDDLE, UNSURE = (230, 159, 0), (86, 180, 233), (240, 240, 240), (120, 120, 120)
 GAIN, LOSS = (0, 158, 115), (213, 94, 0)
-_BOARD, _INK, _DIM = (24, 24, 28), (245, 245, 245), (150, 150, 155)
+BOARD, INK, DIM = (24, 24, 28), (245, 245, 245), (150, 150, 155)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 RIBBON_HEIGHT, HEAD_HEIGHT = 62, 34
 
@@ -45,9 +45,9 @@ class Drawer:
         picture = frame.copy()
         keypoints, confidence = self.at(time_s)
         scale = np.array(frame.shape[1::-1]) / (self.pose["width_px"], self.pose["height_px"])
-        _skeleton(picture, keypoints * scale, confidence, skeleton(self.pose["skeleton"]))
+        draw_skeleton(picture, keypoints * scale, confidence, skeleton(self.pose["skeleton"]))
         width = picture.shape[1]
-        return np.concatenate([self._head(width, time_s, confidence), picture, self._ribbon(width, time_s)])
+        return np.concatenate([self._head(width, time_s, confidence), picture, self.ribbon(width, time_s)])
 
     def at(self, time_s: float) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints (J, 2) px and confidence (J,) at a time, linear between sampled frames."""
@@ -64,17 +64,17 @@ class Drawer:
         return keypoints, confidence
 
     def _head(self, width: int, time_s: float, confidence: np.ndarray) -> np.ndarray:
-        strip = np.full((HEAD_HEIGHT, width, 3), _BOARD, np.uint8)
+        strip = np.full((HEAD_HEIGHT, width, 3), BOARD, np.uint8)
         action = f"  {self.verdict.action_type}" if self.verdict.action_type else ""
-        _text(strip, f"{self.verdict.score:.1f} points{action}", 8, 23, _INK, 0.6)
+        write_text(strip, f"{self.verdict.score:.1f} points{action}", 8, 23, INK, 0.6)
         told = f"{time_s:6.2f} s  confidence {confidence.mean():.2f}"
         room = cv2.getTextSize(told, _FONT, 0.45, 1)[0][0]
-        _text(strip, told, max(8, width - room - 8), 22, _DIM, 0.45)
+        write_text(strip, told, max(8, width - room - 8), 22, DIM, 0.45)
         return strip
 
-    def _ribbon(self, width: int, time_s: float) -> np.ndarray:
+    def ribbon(self, width: int, time_s: float) -> np.ndarray:
         """Parts along the time: wider lasts longer, green adds points, orange takes points away."""
-        strip = np.full((RIBBON_HEIGHT, width, 3), _BOARD, np.uint8)
+        strip = np.full((RIBBON_HEIGHT, width, 3), BOARD, np.uint8)
         parts = self.verdict.parts
         first, last = parts[0].start_s, parts[-1].end_s
 
@@ -88,16 +88,16 @@ class Drawer:
                 round(tone * (1.0 if now else 0.55)) for tone in (GAIN if part.delta >= 0 else LOSS)
             )
             cv2.rectangle(strip, (left + 1, 8), (right - 1, 30), colour, -1)
-            _fit_text(strip, f"{part.delta:+.1f}", left, right, 25, _INK)
-            _fit_text(strip, _plain(part.name), left, right, 45, _INK if now else _DIM)
+            _fit_text(strip, f"{part.delta:+.1f}", left, right, 25, INK)
+            _fit_text(strip, _plain(part.name), left, right, 45, INK if now else DIM)
         cursor = column(min(max(time_s, first), last))
-        cv2.line(strip, (cursor, 4), (cursor, 34), _INK, 2, cv2.LINE_AA)
-        _text(strip, f"{first:.2f} s", 8, 59, _DIM, 0.35)
-        _text(strip, f"{last:.2f} s", max(8, width - 56), 59, _DIM, 0.35)
+        cv2.line(strip, (cursor, 4), (cursor, 34), INK, 2, cv2.LINE_AA)
+        write_text(strip, f"{first:.2f} s", 8, 59, DIM, 0.35)
+        write_text(strip, f"{last:.2f} s", max(8, width - 56), 59, DIM, 0.35)
         return strip
 
 
-def _skeleton(picture: np.ndarray, joints: np.ndarray, confidence: np.ndarray, body: Any) -> None:
+def draw_skeleton(picture: np.ndarray, joints: np.ndarray, confidence: np.ndarray, body: Any) -> None:
     """Bones in the colour of their side, joints as discs; grey and thin where it is not sure."""
     thick = max(2, round(min(picture.shape[:2]) / 200))
     whole = np.asarray(np.isfinite(joints).all(axis=1))
@@ -128,7 +128,9 @@ def _plain(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _text(strip: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int], size: float) -> None:
+def write_text(
+    strip: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int], size: float
+) -> None:
     cv2.putText(strip, _plain(text), (x, y), _FONT, size, colour, 1, cv2.LINE_AA)
 
 
@@ -140,7 +142,7 @@ def _fit_text(
         text = text[:-1]
     size = cv2.getTextSize(text, _FONT, 0.4, 1)[0][0]
     if size <= right - left - 4:
-        _text(strip, text, left + (right - left - size) // 2, y, colour, 0.4)
+        write_text(strip, text, left + (right - left - size) // 2, y, colour, 0.4)
 
 
 def legend(parts: tuple[Part, ...]) -> str:

@@ -52,13 +52,19 @@ class Recording:
     def pose(self) -> dict[str, Any]:
         """The athlete's row of POSES, arrays in their shapes: keypoints (T, J, 2), confidence (T, J),
         time_s (T,), frame_index (T,)."""
-        row = next(row for row in self.rows["poses"].to_pylist() if row["person"] == 0)
-        shape = (row["num_frames"], row["num_joints"], row["num_coordinates"])
-        row["keypoints"] = np.asarray(row["keypoints"], np.float32).reshape(shape)
-        row["confidence"] = np.asarray(row["confidence"], np.float32).reshape(shape[:2])
-        row["time_s"] = np.asarray(row["time_s"], np.float64)
-        row["frame_index"] = np.asarray(row["frame_index"], np.int64)
-        return row
+        return shaped(next(row for row in self.rows["poses"].to_pylist() if row["person"] == 0))
+
+
+def shaped(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of POSES with its arrays in their shapes; joints of poses without confidence count as sure."""
+    shape = (row["num_frames"], row["num_joints"], row["num_coordinates"])
+    sure = row["confidence"] if row["confidence"] else np.ones(shape[0] * shape[1])
+    return row | {
+        "keypoints": np.asarray(row["keypoints"], np.float32).reshape(shape),
+        "confidence": np.asarray(sure, np.float32).reshape(shape[:2]),
+        "time_s": np.asarray(row["time_s"], np.float64),
+        "frame_index": np.asarray(row["frame_index"], np.int64),
+    }
 
 
 class Extractor:

@@ -38,9 +38,7 @@ def drawn_frames(
                 yield float(time_s), drawn[:height, :width]
 
 
-def write_overlay(
-    path: Path, frames: Iterator[tuple[float, np.ndarray]]
-) -> Iterator[tuple[float, np.ndarray]]:
+def write_video(path: Path, frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[tuple[float, np.ndarray]]:
     """Encode frames while handing them on; the file appears when the last one was taken.
 
     Args:

@@ -6,15 +6,17 @@ import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.checkpoint import write_durably
 from pipelines.errors import StorageError
-from pipelines.scoring.curves import bars_png, curves_png
+from pipelines.scoring.curves import bars_png, curves_png, own_curves, timeline_png
 from pipelines.scoring.drawing import legend
-from pipelines.scoring.verdict import Verdict
+
+if TYPE_CHECKING:
+    from pipelines.scoring.video_scorer import Scored
 
 _TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -34,6 +36,7 @@ th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; 
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 0; }
 .stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .8rem; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: .8rem; }
 .doubts { border-left: 4px solid #d55e00; padding: .2rem 1rem; background: #fff6ef; }
 .limits { border: 1px solid #999; padding: .5rem 1rem; }
 code, pre { font: .85rem/1.4 ui-monospace, monospace; white-space: pre-wrap; }
@@ -73,16 +76,72 @@ to the score, {{ told.score | points }} points. The table below has the numbers.
 </table></div>
 <p class="note">The numbers say how the model's score comes about. They go along with what is seen in a part;
 they do not prove what caused it.</p>
+<figure><img src="{{ timeline }}" alt="{{ timeline_alt }}"></figure>
+{% if told.explanation.sentences or told.explanation.missing %}
+<h2>What was done otherwise</h2>
+{% if told.explanation.sentences %}<ul>
+{% for sentence in told.explanation.sentences %}<li>{{ sentence }}</li>{% endfor %}
+</ul>{% endif %}
+{% for reason in told.explanation.missing %}<p class="note">Not said: {{ reason }}.</p>{% endfor %}
+<p class="note">{{ told.explanation.meaning }}</p>
+{% endif %}
+{% if told.explanation.differences %}<div class="wide"><table>
+<tr><th>part</th><th>joint</th><th class="number">from (s)</th><th class="number">to (s)</th>
+<th class="number">difference (deg)</th><th class="number">usual (deg)</th></tr>
+{% for one in told.explanation.differences[:8] %}<tr><td>{{ one.part }}</td><td>{{ one.joint }}</td>
+<td class="number">{{ '%.2f' | format(one.start_s) }}</td>
+<td class="number">{{ '%.2f' | format(one.end_s) }}</td>
+<td class="number">{{ '%+.0f' | format(one.degrees) }}</td>
+<td class="number">{{ '%.0f' | format(one.usual_degrees) }}</td></tr>
+{% endfor %}</table></div>
+<p class="note">The eight strongest, against how far the references differ among themselves; negative = bent
+more, or an arm closer to the trunk.</p>{% endif %}
+{% if told.explanation.ranges %}
+<h2>Range of the joints</h2>
+<div class="wide"><table>
+<tr><th>joint</th><th class="number">this one (deg)</th><th class="number">control group, median (deg)</th>
+<th class="number">percentile</th></tr>
+{% for joint, one in told.explanation.ranges.items() %}<tr><td>{{ joint }}</td>
+<td class="number">{{ '%.0f' | format(one.degrees) }}</td>
+<td class="number">{{ '%.0f' | format(one.control_median) }}</td>
+<td class="number">{{ '%.0f' | format(one.percentile) }}</td></tr>
+{% endfor %}</table></div>
+<p class="note">Degrees that a joint goes through in one repetition (median of the repetitions). Percentile 0:
+less than all of the control group; 100: more than all.</p>{% endif %}
+{% if told.explanation.inpainting %}
+<h2>Limbs filled in by the network that learned healthy motion</h2>
+<div class="wide"><table>
+<tr><th>limb</th><th class="number">error (trunk lengths)</th><th class="number">control group, median</th>
+<th class="number">percentile</th></tr>
+{% for limb, one in told.explanation.inpainting.items() %}<tr><td>{{ limb }}</td>
+<td class="number">{{ '%.3f' | format(one.error) }}</td>
+<td class="number">{{ '%.3f' | format(one.control_median) }}</td>
+<td class="number">{{ '%.0f' | format(one.percentile) }}</td></tr>
+{% endfor %}</table></div>
+<p class="note">The limb is hidden and drawn again from the rest of the body. The network learned from people
+of the control group, so that their errors are on the small side.</p>{% endif %}
+{% if pairs %}
+<h2>Beside the exemplar</h2>
+<div class="pairs">
+{% for one in pairs %}<figure><img src="{{ one.picture }}" alt="{{ one.alt }}">
+<figcaption class="note">{{ '%.2f' | format(one.time_s) }} s</figcaption></figure>
+{% endfor %}</div>
+<p class="note">Left this dive, right the exemplar, as far in the same procedure.</p>
+{% endif %}
+{% if stills %}
 <h2>What was seen</h2>
 <div class="stills">
 {% for still in stills %}<figure><img src="{{ still.picture }}" alt="{{ still.alt }}">
 <figcaption class="note">{{ '%.2f' | format(still.time_s) }} s</figcaption></figure>
 {% endfor %}</div>
+{% endif %}
 <p class="note">Orange: the athlete's left side, blue: right, white: middle, grey: not surely seen.</p>
 {% if curves %}
 <h2>Joint angles</h2>
 <figure><img src="{{ curves }}" alt="Curves over time of the angles at knees, hips, elbows and shoulders. {{
 ranges }}"></figure>
+{% if reference %}<p class="note">Grey: {{ reference }}, and the range of four of five references. Yellow:
+where a joint differs most.</p>{% endif %}
 <p class="note">In the plane of the picture, 180 degrees = straight; a joint bent towards the camera looks
 straighter than it is. Curves that leap from frame to frame show where joints were not followed, for example
 under water. {{ ranges }}</p>
@@ -123,9 +182,9 @@ under water. {{ ranges }}</p>
 def write_page(
     path: Path,
     told: dict[str, Any],
-    verdict: Verdict,
-    pose: dict[str, Any],
+    found: Scored,
     stills: Iterable[tuple[float, np.ndarray]],
+    pairs: Iterable[tuple[float, np.ndarray]],
     command: str,
 ) -> None:
     """Write the page of one video.
@@ -133,9 +192,9 @@ def write_page(
     Args:
         path: .html file; an old one is replaced.
         told: document of the video, see `pipelines.score.document`.
-        verdict: the score and its parts.
-        pose: as `Recording.pose` gives it.
+        found: what was scored.
         stills: time in seconds and drawn picture (h, w, 3) uint8 RGB.
+        pairs: likewise, of the performance beside its exemplar.
         command: what was typed.
 
     Raises:
@@ -145,15 +204,28 @@ def write_page(
 
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters |= {"points": _points, "words": _words}
+    verdict, pose, explained = found.verdict, found.pose, found.explanation
     alt = legend(verdict.parts)
+    curves = explained.curves or own_curves(pose)
     page = environment.from_string(_TEMPLATE).render(
         told=told,
         name=Path(told["video"]).name,
         bars=_data("png", bars_png(verdict)),
-        curves=_data("png", curves_png(pose, verdict)),
+        timeline=_data("png", timeline_png(verdict, explained.curves)),
+        timeline_alt=_timeline_alt(found),
+        curves=_data("png", curves_png(curves, verdict, explained.differences)),
+        reference=explained.reference,
         ranges=_ranges(pose),
         stills=[
             {"time_s": t, "picture": _jpeg(picture), "alt": f"At {t:.2f} s. {alt}"} for t, picture in stills
+        ],
+        pairs=[
+            {
+                "time_s": t,
+                "picture": _jpeg(picture),
+                "alt": f"At {t:.2f} s, left this dive, right {explained.reference}",
+            }
+            for t, picture in pairs
         ],
         command=command,
         kind=_KINDS.get(told["exemplar_rule"], ""),
@@ -180,6 +252,17 @@ def _words(spec: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in spec.items()
     )
+
+
+def _timeline_alt(found: Scored) -> str:
+    told = "; ".join(f"{part.name} {part.delta:+.2f} points" for part in found.verdict.parts)
+    strange = ", ".join(f"{one.joint} in {one.part}" for one in found.explanation.differences[:3])
+    more = (
+        f" Below, how far each limb leaves the range of the references, most the {strange}."
+        if strange
+        else ""
+    )
+    return f"Points of the parts over time: {told}.{more}"
 
 
 def _ranges(pose: dict[str, Any]) -> str:

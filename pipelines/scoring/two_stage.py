@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ import numpy as np
 from pipelines.errors import ConfigError
 from pipelines.evaluate import predict
 from pipelines.motion import Motion, load_motions
+from pipelines.scoring import motion_explanation
+from pipelines.scoring.controls import controls_of
+from pipelines.scoring.explanation import Explanation
 from pipelines.scoring.extraction import Recording
+from pipelines.scoring.inpainting import find_pretrained
 from pipelines.scoring.refusal import Refused
+from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Part, Verdict
 
 PARTS = 4
@@ -66,6 +72,17 @@ def score(recording: Recording, tensors: dict[str, Any], description: dict[str, 
         for number, delta in enumerate(deltas)
     )
     return Verdict(whole, float(values[0]), BASE, parts, motion.action_type)
+
+
+def explain(
+    recording: Recording, description: dict[str, Any], training: Training, model: Path
+) -> Explanation:
+    """Which repetitions and joints deviate from the control group, and how slow the movement is."""
+    pose = recording.pose()
+    motion = load_motions(recording.clip, recording.rows["poses"])[0]
+    pretrained, no_network = find_pretrained(model)
+    controls = controls_of(description, training, pretrained, motion.action_type, motion.clip_id)
+    return motion_explanation.explain(motion, controls, pretrained, no_network, pose["confidence"])
 
 
 def shapley(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
+from pipelines.scoring.explanation import Explanation
 from pipelines.scoring.extraction import Extractor, Recording, Seen
 from pipelines.scoring.interval import Interval, interval_of
 from pipelines.scoring.neighbours import known_clips
@@ -40,6 +41,7 @@ class Scored:
     recording: Recording
     pose: dict[str, Any]
     verdict: Verdict
+    explanation: Explanation
     interval: Interval
     warnings: list[Warning]
     distances: list[Distance]
@@ -126,8 +128,10 @@ class VideoScorer:
             from pipelines.scoring import dive
 
             verdict = dive.score(recording, self.tensors, self.description, self.bank, request.exemplar)
+            explanation = dive.explain(recording, verdict, self.bank)
         else:
             verdict = two_stage.score(recording, self.tensors, self.description)
+            explanation = two_stage.explain(recording, self.description, self.training, self.model)
         found = [
             *self.doubts,
             *self._unsure(pose),
@@ -136,7 +140,8 @@ class VideoScorer:
             *distance_warnings(away, verdict.action_type, nearest_action(blocks, self.known)),
             *self._unlike_training(verdict, away),
         ]
-        return Scored(recording, pose, verdict, interval_of(self.kept, verdict.action_type), found, away)
+        interval = interval_of(self.kept, verdict.action_type)
+        return Scored(recording, pose, verdict, explanation, interval, found, away)
 
     @property
     def known(self) -> list[Known]:

@@ -30,6 +30,10 @@ AHEAD_BYTES = 256 << 20
 SECONDS = "seconds"
 
 
+class WorkersLost(Exception):
+    """Processes or nodes vanished or could not be reached, and Ray gave up their rows."""
+
+
 class Stage(Protocol):
     """One step over rows; holds only its settings."""
 
@@ -105,6 +109,9 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
 
     Yields:
         Tables of the last pool's rows in any order, with a column `seconds` for `sum_seconds`.
+
+    Raises:
+        WorkersLost: what was given so far is good; the rest must start again.
     """
     import ray.data
 
@@ -122,7 +129,18 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
             num_gpus=pool.gpus,
             max_task_retries=MAX_RETRIES,
         )
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    lost = (
+        ray.exceptions.RayActorError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.ObjectLostError,
+        ray.exceptions.WorkerCrashedError,
+    )
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except lost as error:
+        if getattr(error, "actor_init_failed", False):  # a fault of the program: it would come again
+            raise
+        raise WorkersLost(type(error).__name__) from error  # Ray has told the rest, at length
 
 
 def stream_in_order(plan: pa.Table, stage: Stage, workers: int, rows_per_task: int) -> Iterator[pa.Table]:

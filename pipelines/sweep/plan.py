@@ -18,7 +18,7 @@ FILE = "sweep.json"
 SECTIONS = {"two-stage": ("expert", "pretrain"), "hp-mcore": ("hp_mcore",)}
 # Settings of `tune` with which a sweep may go on although they were others before.
 _NEUTRAL_TUNE = ("tune.trials", "tune.time_budget", "tune.max_concurrent")
-_NEUTRAL = ("num_workers", "decode_workers", "use_gpu", "checkpoint_every")
+_NEUTRAL = ("num_workers", "min_workers", "decode_workers", "use_gpu", "checkpoint_every")
 
 
 def write_sweep(sweep: Sweep) -> None:

@@ -27,6 +27,7 @@ KINDS = ("uniform", "log_uniform", "choice")
 # They say where a trial runs, which rows it reads, or whom it is judged on: trials could not be compared.
 _FIXED = {
     "num_workers": "says where a trial trains, not what",
+    "min_workers": "says where a trial trains, not what",
     "use_gpu": "says where a trial trains, not what",
     "decode_workers": "says where a trial trains, not what",
     "checkpoint_every": "says where a trial trains, not what",

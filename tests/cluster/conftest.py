@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import ray
 
+from tests.pipelines.conftest import waving as waving  # a fixture: clips and poses to learn from
+
 TOKEN = "cd" * 32
 
 

@@ -31,6 +31,10 @@ def environment(**changes: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_worker_niceness": "0",  # on a busy machine its own 15 starves the workers
+        "RAY_agent_register_timeout_ms": "240000",
+        "RAY_worker_register_timeout_seconds": "240",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "240",
         **changes,
     }
 
@@ -48,10 +52,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(*options: str) -> Iterator[subprocess.Popen]:
-    """`ray start --block` with these options until the block ends."""
+def node(*options: str, prefix: tuple[str, ...] = ()) -> Iterator[subprocess.Popen]:
+    """`ray start --block` with these options until the block ends; `prefix` runs it somewhere else."""
     started = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
+        [*prefix, str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options],
         env={**environment(), "PYTHONPATH": ""},  # nodes have no sources but those of a job
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipelines.config import PoseTrainConfig
-from pipelines.errors import ClusterError
+from pipelines.errors import ClusterError, ConfigError
 from pipelines.launch import launch
 
 
@@ -23,3 +23,8 @@ def test_without_workers_the_function_runs_here(tmp_path):
 def test_a_gpu_that_is_not_there_is_told(tmp_path):
     with pytest.raises(ClusterError, match="use_gpu: this machine has no CUDA GPU"):
         launch(lambda *a: None, {"run_dir": str(tmp_path)}, PoseTrainConfig(use_gpu=True))
+
+
+def test_more_workers_at_least_than_at_most(tmp_path):
+    with pytest.raises(ConfigError, match="min_workers: is 3, but num_workers is 2. Lower it"):
+        launch(lambda *a: None, {"run_dir": str(tmp_path)}, PoseTrainConfig(num_workers=2, min_workers=3))

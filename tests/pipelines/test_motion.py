@@ -27,12 +27,14 @@ def test_join_keeps_order_and_values(waving_tables):
     assert motions[5].score == clips["score"][5].as_py()
 
 
-def test_rejected_poses_other_people_and_missing_poses_are_left_out(waving_tables):
+def test_rejected_poses_other_people_and_missing_poses_are_left_out_with_a_warning(waving_tables, caplog):
     clips, poses = waving_tables
     poses = changed(poses, 0, status="rejected", keypoints=None)
     poses = changed(poses, 1, person=1)
     names = [motion.clip_id for motion in load_motions(clips, poses.slice(0, 20))]
     assert names == clips["clip_id"].to_pylist()[2:20]
+    count, first = len(clips) - 18, clips["clip_id"][0]
+    assert f"{count} of {len(clips)} clips have no poses and are left out, the first {first}" in caplog.text
 
 
 def test_nan_joints_survive_and_nulls_become_nan(waving_tables):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from pipelines import sender as sender_module
 from pipelines.journal import Journal
 from pipelines.sender import EVENTS_PER_REQUEST, Refused, Sender, Unanswered
 
@@ -127,3 +130,30 @@ def test_the_end_of_a_run_says_what_is_missing(journal, caplog):
     server.fails = [Unanswered("gone")] * 9
     assert not Sender(journal.run_dir, "here", lambda uri: server).close()
     assert f"lacks a part of {journal.run_dir}; `aqa tracking send {journal.run_dir}`" in caplog.text
+
+
+def test_an_end_during_a_request_that_hangs(journal, monkeypatch):
+    monkeypatch.setattr(sender_module, "LAST_WAIT_S", 0.05)
+    asked, answers = threading.Event(), threading.Event()
+
+    class Slow(Notebook):
+        def open_run(self, event, parent_id):
+            asked.set()
+            assert answers.wait(20)
+            return super().open_run(event, parent_id)
+
+    server = Slow()
+    journal.metrics({"loss": 1.0}, 0)
+    sender = Sender(journal.run_dir, "here", lambda uri: server)
+    thread = threading.Thread(target=sender.send_if_due)
+    thread.start()
+    assert asked.wait(20)
+    assert not sender.close(thread)
+    other = Sender(journal.run_dir, "here", lambda uri: server)
+    assert not other.holds  # one at a time, also now
+    answers.set()
+    thread.join(20)
+    assert steps(server) == [0]  # what had begun was finished
+    assert not sender.holds
+    assert other.close()
+    assert other.send()

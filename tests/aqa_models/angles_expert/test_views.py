@@ -82,3 +82,9 @@ def test_a_movement_points_the_same_way_whatever_sign_the_linear_algebra_gives(m
 
     monkeypatch.setattr(np.linalg, "eigh", turned)
     np.testing.assert_array_equal(find_movement([nodding()]).components, first.components)
+
+
+def test_a_movement_points_away_from_where_it_starts():
+    risen = np.concatenate([np.zeros((10, 49)), nodding() + 1.0])
+    movement = find_movement([risen])
+    assert (risen[:5] - movement.centre).mean(axis=0) @ movement.components[0] < 0

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.cli import main
-from pipelines.config import PoseTrainConfig
+from pipelines.config import PoseTrainConfig, TrackingConfig
 from pipelines.errors import ConfigError
+from pipelines.journal import Journal
 from pipelines.pose_labels import verbs
 from pipelines.rendered.network import WEIGHTS
 
@@ -24,9 +25,15 @@ def train(labelled: Path, runs: Path, name: str, config: PoseTrainConfig = SHORT
 
 
 @pytest.fixture(scope="module")
-def trained(labelled, tmp_path_factory):
+def trained(labelled, tmp_path_factory, empty_database):
     runs = tmp_path_factory.mktemp("runs")
-    return train(labelled, runs, "first", hold_out=("b",))
+    (runs / "mlflow.db").write_bytes(empty_database)
+    return train(labelled, runs, "first", hold_out=("b",), tracking=TrackingConfig())
+
+
+def test_mlflow_is_told_the_labels(trained):
+    (told,) = [e for e, _ in Journal(Path(trained["run_dir"])).read(0) if e["event"] == "dataset"]
+    assert (told["name"], told["context"], told["source"]["frames"]) == ("pose labels", "training", 4)
 
 
 def test_a_run_is_measured_before_and_after_on_the_group_held_out(trained, labelled):

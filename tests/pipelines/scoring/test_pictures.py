@@ -14,7 +14,7 @@ from aqa_models.skeletons import skeleton
 from pipelines.errors import StorageError
 from pipelines.scoring.curves import joint_angles
 from pipelines.scoring.drawing import HEAD_HEIGHT, LEFT, RIBBON_HEIGHT, RIGHT, UNSURE, Drawer
-from pipelines.scoring.overlay import write_overlay
+from pipelines.scoring.overlay import write_video
 from pipelines.scoring.page import write_page
 from pipelines.scoring.verdict import Part, Verdict
 
@@ -87,7 +87,7 @@ def test_an_overlay_keeps_frames_and_times(pose, tmp_path):
     drawer = Drawer(pose, VERDICT)
     frames = [(t, drawer.draw(np.full((100, 60, 3), 40 * k, np.uint8), t - 2)) for k, t in enumerate(times)]
     path = tmp_path / "out.mp4"
-    handed_on = list(write_overlay(path, iter(frames)))
+    handed_on = list(write_video(path, iter(frames)))
     assert [t for t, _ in handed_on] == times
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -98,7 +98,7 @@ def test_an_overlay_keeps_frames_and_times(pose, tmp_path):
         assert picture[HEAD_HEIGHT + 2, 2].mean() == pytest.approx(40 * k, abs=12)
     assert [path] == list(tmp_path.iterdir())
     with pytest.raises(StorageError, match="the video cannot be written"):
-        list(write_overlay(tmp_path / "no folder" / "out.mp4", iter(frames)))
+        list(write_video(tmp_path / "no folder" / "out.mp4", iter(frames)))
 
 
 class Page(HTMLParser):
