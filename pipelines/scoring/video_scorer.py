@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pipelines.checkpoint import bundle_kind, load_bundle
 from pipelines.config import ExtractConfig
 from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
+from pipelines.evaluate import load_members
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
 from pipelines.scoring.explanation import Explanation
@@ -25,6 +27,7 @@ from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Verdict
 
 if TYPE_CHECKING:
+    from aqa_models.two_stage.members import Members
     from pipelines.scoring.dive import Bank
 
 NOBODY = 0.3
@@ -94,7 +97,6 @@ class VideoScorer:
             detection, works["poses"] = works_of(pose_settings(given, self.training))
         self.extractor = Extractor(detection, works, max_seconds, use_gpu)
         self.doubts = self._extraction_doubts()
-        self._known: list[Known] | None = None
 
     def __enter__(self) -> VideoScorer:
         return self
@@ -106,6 +108,8 @@ class VideoScorer:
         """Loads now what would else be loaded with the first video."""
         self.extractor.prepare()
         _ = self.known
+        if self.bank is None:
+            _ = self.members
 
     def check(self, request: Request) -> None:
         """Raises the ConfigError that `score` would raise for this request, whatever the video."""
@@ -130,7 +134,7 @@ class VideoScorer:
             verdict = dive.score(recording, self.tensors, self.description, self.bank, request.exemplar)
             explanation = dive.explain(recording, verdict, self.bank)
         else:
-            verdict = two_stage.score(recording, self.tensors, self.description)
+            verdict = two_stage.score(recording, self.tensors, self.description, self.members)
             explanation = two_stage.explain(recording, self.description, self.training, self.model)
         found = [
             *self.doubts,
@@ -143,12 +147,15 @@ class VideoScorer:
         interval = interval_of(self.kept, verdict.action_type)
         return Scored(recording, pose, verdict, explanation, interval, found, away)
 
-    @property
+    @cached_property
     def known(self) -> list[Known]:
-        """Clips of the training, read when first asked for."""
-        if self._known is None:
-            self._known = known_clips(self.description, self.training, self.kept)
-        return self._known
+        """Clips of the training."""
+        return known_clips(self.description, self.training, self.kept)
+
+    @cached_property
+    def members(self) -> Members:
+        """The networks of a two-stage expert."""
+        return load_members(self.tensors, self.description)
 
     def _families(self) -> list[str]:
         if self.bank is not None:
