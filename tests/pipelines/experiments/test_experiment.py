@@ -159,6 +159,7 @@ def _killed(data: Path, out: Path, cores: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("cores", [1, 2])
 def test_a_killed_experiment_goes_on_and_ends_as_an_undisturbed_one(data, tmp_path, cores):
     _killed(data, tmp_path / "killed" / "table1", cores)
