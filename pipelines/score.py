@@ -81,7 +81,7 @@ def score(
 
     Returns:
         scored: one document per video (see `document`); refused: video, code, cause, remedy; both in the
-        order of the videos; earlier: how many of them were taken from `out`.
+        order of the videos; earlier: how many of them were taken from `out`, if any.
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
@@ -92,15 +92,14 @@ def score(
     shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
     shown.check(len(files))
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
-    told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
         scorer.check(request)
         shown.check_kind(scorer.kind)
-        specs = {family: work.spec for family, work in scorer.extractor.works.items()}
-        file = None
+        told, file = {}, None
         if out is not None:
-            asked = question(scorer.description, specs, request, max_seconds)
-            file = stack.enter_context(ScoreFile(out, asked))
+            specs = {family: work.spec for family, work in scorer.extractor.works.items()}
+            file = ScoreFile(out, question(scorer.description, specs, request, max_seconds))
+            stack.enter_context(file)
             told = {video: known for video in files if (known := file.done(video))}
         earlier, todo = len(told), [video for video in files if video not in told]
         results = score_over_ray(todo, stage, workers) if workers and todo else (
@@ -112,12 +111,15 @@ def score(
                 file.add(video, one)
             said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
             progress(f"{len(told)}/{len(files)} {video.name}: {said}")
-    ordered = [told[video] for video in files]
+    return _result(model, [told[video] for video in files], earlier)
+
+
+def _result(model: Path, told: list[dict[str, Any]], earlier: int) -> dict[str, Any]:
     return {
         "model": str(model),
-        "scored": [one for one in ordered if "score" in one],
-        "refused": [one for one in ordered if "score" not in one],
-    } | ({"earlier": earlier} if out is not None else {})
+        "scored": [one for one in told if "score" in one],
+        "refused": [one for one in told if "score" not in one],
+    } | ({"earlier": earlier} if earlier else {})
 
 
 def find_videos(places: list[Path]) -> list[Path]:
