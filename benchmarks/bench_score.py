@@ -2,9 +2,9 @@
 
     python benchmarks/bench_score.py [--clips 100] [--runs 3] [--load-s 60] [--clients 1 2 4 16] [--out FILE]
 
-Everything is made in a temporary folder: rendered exercises, their store, and an expert of the demo's size. All videos are
-scored and extracted by the same network in the same run, and the two alternate; both are whole commands in
-processes of their own (start of Python and Ray included), into a new store or a new file each time.
+Everything is made in a temporary folder: rendered exercises, their store, and an expert of the demo's size.
+All videos are scored and extracted by the same network in the same run, and the two alternate; both are whole
+commands in processes of their own (start of Python and Ray included), into a new store or a new file each time.
 
 * folder: `aqa score FOLDER --workers 2 --out FILE` against `aqa extract CLIPS --store NEW`, medians and the
   range over runs; the ratio of the medians.

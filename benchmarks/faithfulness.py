@@ -124,6 +124,7 @@ class Explainer:
         in_true = next((one for one in explained.differences if one.part == true), None)
         return {
             "name": name, "procedure": true, "limb": fault.limb, "angle": fault.angle, "size": fault.size,
+            "lost_most": explained.facts["lost_most"],
             "named_procedure": explained.facts["procedure"], "named_limb": explained.facts["limb"],
             "limb_in_true_procedure": in_true.limb if in_true else None,
             "strongest_procedure": explained.differences[0].part,
@@ -184,7 +185,9 @@ def shares(answers: list[dict[str, Any]]) -> dict[str, Any]:
         made[what] |= {"guess": 1 / (3 if what == "procedure" else 4), "most_frequent": usual / len(answers)}
     given = [one["limb"] == one["limb_in_true_procedure"] for one in answers]
     strongest = [one["procedure"] == one["strongest_procedure"] for one in answers]
+    lost = [one["procedure"] == one["lost_most"] for one in answers]
     made["limb_in_true_procedure"] = float(np.mean(given))
+    made["procedure_by_points_alone"] = float(np.mean(lost))
     made["procedure_by_angles_alone"] = float(np.mean(strongest))
     return made
 
@@ -197,28 +200,25 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return middle - reach, middle + reach
 
 
-def table(answers: dict[str, list[dict[str, Any]]]) -> list[str]:
+def table(poses: str, answers: list[dict[str, Any]]) -> list[str]:
     """Markdown."""
-    lines = [
-        "| poses | dives | procedure right | limb right | limb, were the procedure known |",
-        "|---|---|---|---|---|",
-    ]
-    for kind, rows in answers.items():
-        groups = {"": rows, ", fault under half size": [r for r in rows if r["size"] < 0.5],
-                  ", half size or more": [r for r in rows if r["size"] >= 0.5]}  # fmt: skip
-        for name, some in groups.items():
-            if some:
-                told = shares(some)
-                cells = [
-                    _cell(told["procedure"]),
-                    _cell(told["limb"]),
-                    f"{told['limb_in_true_procedure']:.0%}",
-                ]
-                lines.append(f"| {kind}{name} | {len(some)} | {' | '.join(cells)} |")
-    told = shares(next(iter(answers.values())))
-    lines.append(f"| floor: a guess | | {told['procedure']['guess']:.0%} | {told['limb']['guess']:.0%} | |")
-    usual = [f"{told[what]['most_frequent']:.0%}" for what in ("procedure", "limb")]
-    lines.append(f"| floor: always the most frequent | | {usual[0]} | {usual[1]} | |")
+    groups = {
+        "all": answers,
+        "fault under half size": [one for one in answers if one["size"] < 0.5],
+        "fault of half size or more": [one for one in answers if one["size"] >= 0.5],
+    }
+    lines = [f"| poses: {poses} | dives | procedure right | by points alone | by angles alone | limb right |"]
+    lines.append("|---|---|---|---|---|---|")
+    for name, some in groups.items():
+        if some:
+            told = shares(some)
+            alone = [f"{told[f'procedure_by_{by}_alone']:.0%}" for by in ("points", "angles")]
+            cells = [str(len(some)), _cell(told["procedure"]), *alone, _cell(told["limb"])]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    told = shares(answers)
+    for floor in ("guess", "most_frequent"):
+        cells = [f"{told[what][floor]:.0%}" for what in ("procedure", "limb")]
+        lines.append(f"| floor: {floor.replace('_', ' ')} | | {cells[0]} | | | {cells[1]} |")
     return lines
 
 
@@ -246,7 +246,7 @@ def main() -> None:
     answers = measure(run, given.kind, given.seed, given.dives, poses_of)
     result = {"poses": given.poses, "trained_on": given.train, "shares": shares(answers), "answers": answers}
     (given.out / f"{given.kind}-{given.poses}.json").write_text(json.dumps(result, indent=1))
-    print("\n".join(table({given.poses: answers})))
+    print("\n".join(table(given.poses, answers)))
 
 
 if __name__ == "__main__":

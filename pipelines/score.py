@@ -71,9 +71,7 @@ def score(
         store: where the store of the training is now; None = where it was.
         weights: kind of visual features -> weights file of its network.
         max_seconds: longest performance.
-        overlay: MP4 file to write, of one video.
-        report: HTML file to write, of one video.
-        side_by_side: MP4 file to write, of one video beside its exemplar.
+        overlay, report, side_by_side: files to write, of one video; see `Shown`.
         out: file of JSON lines that every finished video is added to; those it holds are not scored again.
         workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
@@ -81,7 +79,7 @@ def score(
 
     Returns:
         scored: one document per video (see `document`); refused: video, code, cause, remedy; both in the
-        order of the videos; earlier: how many of them were taken from `out`, if any.
+        order of the videos; earlier: how many of them were taken from `out`.
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
@@ -92,14 +90,15 @@ def score(
     shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
     shown.check(len(files))
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
+    told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
         scorer.check(request)
         shown.check_kind(scorer.kind)
-        told, file = {}, None
+        specs = {family: work.spec for family, work in scorer.extractor.works.items()}
+        file = None
         if out is not None:
-            specs = {family: work.spec for family, work in scorer.extractor.works.items()}
-            file = ScoreFile(out, question(scorer.description, specs, request, max_seconds))
-            stack.enter_context(file)
+            asked = question(scorer.description, specs, request, max_seconds)
+            file = stack.enter_context(ScoreFile(out, asked))
             told = {video: known for video in files if (known := file.done(video))}
         earlier, todo = len(told), [video for video in files if video not in told]
         results = score_over_ray(todo, stage, workers) if workers and todo else (
@@ -111,15 +110,16 @@ def score(
                 file.add(video, one)
             said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
             progress(f"{len(told)}/{len(files)} {video.name}: {said}")
-    return _result(model, [told[video] for video in files], earlier)
+    ordered = [told[video] for video in files]
+    found = {"model": str(model), **_sorted_out(ordered)}
+    return found | ({"earlier": earlier} if out is not None else {})
 
 
-def _result(model: Path, told: list[dict[str, Any]], earlier: int) -> dict[str, Any]:
+def _sorted_out(told: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {
-        "model": str(model),
         "scored": [one for one in told if "score" in one],
         "refused": [one for one in told if "score" not in one],
-    } | ({"earlier": earlier} if earlier else {})
+    }
 
 
 def find_videos(places: list[Path]) -> list[Path]:

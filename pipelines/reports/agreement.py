@@ -128,7 +128,7 @@ def tables_section(run: RunMaterial) -> Section:
         return Section("Classes", [_confusion(run)])
     if not run.told_scores:
         return Section("Per action and subject", [])
-    blocks = [page.heading("Per action type"), page.table(_grouped(run, "action_type", "action"))]
+    blocks = [page.heading("Per action type"), page.table(_actions(run))]
     subjects = [row["subject_id"] for row in run.predictions]
     if all(subjects) and 1 < len(set(subjects)) < len(subjects):
         rows = _grouped(run, "subject_id", "subject")
@@ -170,7 +170,7 @@ def _best_floor(metrics: dict[str, Any]) -> tuple[str, str]:
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = [_metric_row("this run", metrics)]
+    rows = [_metric_row("this run", metrics), *_mean_of_actions(metrics)]
     if floor := metrics.get("median_floor"):
         rows.append({"": "median of the training scores", "MAE, points (95 %)": f"{floor['mae']:.2f}",
                      "RMSE, points (95 %)": f"{floor['rmse']:.2f}"})  # fmt: skip
@@ -183,6 +183,15 @@ def _metric_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         told = f"{ceiling['spearman']:.3f}"
         rows.append({"": f"one judge against the other six ({ceiling['n']} clips)", "Spearman (95 %)": told})
     return rows
+
+
+def _mean_of_actions(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """As the papers of exercises average: rank correlations inside each action type, where each has one."""
+    kinds = metrics.get("by_action_type", {}).values()
+    values = [row["spearman"]["value"] for row in kinds if isinstance(row["spearman"], dict)]
+    if len(values) < 2 or None in values:
+        return []
+    return [{"": f"its mean over {len(values)} action types", "Spearman (95 %)": f"{np.mean(values):.3f}"}]
 
 
 def _metric_row(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -237,6 +246,17 @@ def _grouped(run: RunMaterial, column: str, shown: str) -> list[dict[str, Any]]:
         }
         known = [abs(floors[k] - true[k]) for k in mine if floors[k] is not None]
         rows.append(row | {"MAE of the median": float(np.mean(known)) if known else None})
+    return rows
+
+
+def _actions(run: RunMaterial) -> list[dict[str, Any]]:
+    """Per action type, with intervals where the evaluation gave them."""
+    rows = _grouped(run, "action_type", "action")
+    for row in rows:
+        known = run.metrics.get("by_action_type", {}).get(row["action"], {})
+        for key, shown in (("Spearman", "spearman"), ("MAE", "mae")):
+            if isinstance(known.get(shown), dict):
+                row[key] = interval(known[shown])
     return rows
 
 

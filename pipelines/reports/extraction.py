@@ -105,5 +105,5 @@ def _provenance(store: Store, tables: list[dict[str, Any]]) -> list[Markup]:
     told |= {f"version of {row['table']}": row["version"] for row in tables}
     return [
         page.facts(told),
-        page.note("`aqa store verify` reads every file again and compares it with its record."),
+        page.note("aqa store verify reads every file again and compares it with its record."),
     ]

@@ -54,8 +54,8 @@ def _ribbons(run: RunMaterial) -> list[Markup]:
         f"{n}: annotated {list(map(int, t))}, predicted {list(map(int, p))}" for n, t, p in shown
     )
     caption = (
-        f"Above the annotated procedures, below the predicted ones (paler): the {min(SHOWN // 2, len(rows))} "
-        "dives with the largest error, then some of the middle."
+        "Above the annotated procedures, below the predicted ones (paler); blue is the first. The "
+        f"{min(SHOWN // 2, len(rows))} dives with the largest error, then some of the middle."
     )
     data = charts.ribbons(shown, FRAMES, f"sampled frame (of {FRAMES})")
     return [page.picture(data, f"Ribbons of procedures. First frames: {told}.", caption)]
@@ -69,9 +69,11 @@ def annotated_frames(run: RunMaterial) -> dict[str, list[float]]:
     if run.store is None:
         return {}
     procedures = run.record["config"]["model"]["num_procedures"]
-    tables = [("poses", "poses"), ("features/i3d", "i3d"), ("features/static", "static")]
+    tables = {"poses": "poses"} | {kind: f"features/{kind}" for kind in ("i3d", "static", "frames")}
     family, key = next(
-        (family, run.provenance[f"{kind}_key"]) for family, kind in tables if f"{kind}_key" in run.provenance
+        (family, run.provenance[f"{kind}_key"])
+        for kind, family in tables.items()
+        if f"{kind}_key" in run.provenance
     )
     wanted = {row["clip_id"] for row in run.predictions if row["transition_frames"] is not None}
     read = run.store.table(family, key).read(columns=["clip_id", "person", "time_s"], clip_ids=wanted)
@@ -80,8 +82,8 @@ def annotated_frames(run: RunMaterial) -> dict[str, list[float]]:
         clip = run.clips.get(row["clip_id"])
         if clip and clip["transitions_s"] and row["time_s"] and not row["person"]:
             frames = sampled_transitions(clip, np.asarray(row["time_s"], float))
-            # As many procedures as the model knows; more of them are taken together.
-            found[row["clip_id"]] = [start for start in slots_of(frames, procedures)[0] if start >= 0]
+            if frames:  # as many procedures as the model knows; more of them are taken together
+                found[row["clip_id"]] = [start for start in slots_of(frames, procedures)[0] if start >= 0]
     return found
 
 

@@ -129,7 +129,8 @@ def command(run: RunMaterial) -> str:
 
 
 def _protocol(run: RunMaterial) -> dict[str, Any]:
-    splits = Counter(row["split"] or "none" for row in run.clips.values())
+    counts = Counter(row["split"] or "none" for row in run.clips.values())
+    splits = {name: counts[name] for name in ("train", "val", "test", "none") if counts[name]}
     chosen = run.summary.get("best_epoch")
     by = (
         "cross-validation inside the training subjects"
@@ -145,7 +146,7 @@ def _protocol(run: RunMaterial) -> dict[str, Any]:
             for name, version in run.provenance.items()
             if name.endswith("_version")
         },
-        "clips in the store by split": dict(splits),
+        "clips in the store": splits,
         "trained on": _counted(run, "train"),
         "chosen": by if chosen is not None else None,
         "chosen on": _counted(run, "val"),

@@ -57,7 +57,7 @@ def _banner(sweep: Sweep, trials: list[Trial], best: Trial | None) -> list[Marku
     blocks.append(
         page.note(
             "Test clips never reached a trial: the sweep dropped them before it wrote its rows. The best of "
-            "many validation numbers is too good; measure the best run with `aqa evaluate`, once."
+            "many validation numbers is too good; measure the best run with aqa evaluate, once."
         )
     )
     return blocks
@@ -65,6 +65,8 @@ def _banner(sweep: Sweep, trials: list[Trial], best: Trial | None) -> list[Marku
 
 def _trials(sweep: Sweep, trials: list[Trial]) -> list[Markup]:
     rows = outcome.rows_of(sweep, trials)
+    exact = [sweep.tune.metric, *(ranged.path for ranged in sweep.space)]
+    rows = [row | {name: page.text_of(row[name]) for name in exact} for row in rows]
     finished = sum(trial.status == "finished" for trial in trials)
     return [page.table(rows, own=min(1, finished))] if rows else [page.note("No trial has begun.")]
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from aqa_models.hp_mcore.procedure import slots_of
 from pipelines.scoring.alignment import aligned
-from pipelines.scoring.curves import steady_angles
+from pipelines.scoring.curves import DISAGREE_DEG, steady_angles
 from pipelines.scoring.explanation import Curve, Difference, Explanation, Reference, strongest
 from pipelines.scoring.verdict import Part, Verdict
 
 FEWEST = 3
 """Sampled frames of a procedure in which a joint must be seen."""
-NAMED = 3
-"""Differences told of the procedure that lost most."""
+NAMED = 2
+"""Differences told of the named procedure."""
 
 
 def bounds(parts: tuple[Part, ...]) -> np.ndarray:
@@ -50,7 +50,7 @@ def explain(verdict: Verdict, pose: Mapping[str, Any], references: list[Referenc
             is shown.
     """
     lost = min(verdict.parts, key=lambda part: part.delta)
-    facts: dict[str, Any] = {"procedure": lost.name, "procedure_delta": lost.delta}
+    facts: dict[str, Any] = {"lost_most": lost.name, "procedure": lost.name, "procedure_delta": lost.delta}
     said = f"{lost.name} ({lost.start_s:.2f} to {lost.end_s:.2f} s) "
     said += f"lost most against the exemplars: {lost.delta:+.2f} points" if lost.delta < 0 else (
         f"gained least against the exemplars: {lost.delta:+.2f} points; no procedure lost any"
@@ -60,19 +60,42 @@ def explain(verdict: Verdict, pose: Mapping[str, Any], references: list[Referenc
         return Explanation((said,), facts, missing=(why,))
     shown = max(references, key=lambda one: one.score)
     found = differences(verdict.parts, pose, references)
-    there = [one for one in found if one.part == lost.name][:NAMED]
+    named = named_part(verdict.parts, found)
+    facts |= {"procedure": named.name, "procedure_delta": named.delta}
     facts |= {"exemplar": shown.clip_id, "exemplar_score": shown.score}
-    facts |= {"limb": there[0].limb if there else None}
-    words = [one.words("in the exemplars") for one in there]
+    facts |= {"limb": found[0].limb if found else None}
+    words = [] if named == lost else [
+        f"{named.name} stands out ({named.delta:+.2f} points): the body differs more from the exemplars there"
+    ]  # fmt: skip
+    there = [one for one in found if one.part == named.name]
+    elsewhere = found[:1] if found and found[0].part != named.name else []
+    words += [one.words("in the exemplars") for one in there[:NAMED]]
+    words += [f"strongest in {one.part}: {one.words('in the exemplars')}" for one in elsewhere]
     reference = f"exemplar {shown.clip_id}, judged {shown.score:g}"
     return Explanation((said, *words), facts, tuple(found), curves(pose, references, shown), reference,
                        shown=shown)  # fmt: skip
 
 
+def named_part(parts: tuple[Part, ...], found: list[Difference]) -> Part:
+    """The procedure in which both tell that something was wrong: the points and the angles.
+
+    The largest product of what it lost against the best of the procedures, and the strength of its
+    strongest difference. Points alone, or angles alone, name the wrong one more often
+    (benchmarks/faithfulness.py).
+    """
+    best = max(part.delta for part in parts)
+    strength = {part.name: max((one.strength for one in found if one.part == part.name), default=0.0)
+                for part in parts}  # fmt: skip
+    return max(parts, key=lambda part: ((best - part.delta) * strength[part.name], -part.delta))
+
+
 def differences(
     parts: tuple[Part, ...], pose: Mapping[str, Any], references: list[Reference]
 ) -> list[Difference]:
-    """How each joint differs from the exemplars in each procedure, strongest first."""
+    """How each joint differs from the exemplars in each procedure, strongest first.
+
+    Where the exemplars differ by more than DISAGREE_DEG among themselves, nothing is told.
+    """
     time_s = pose["time_s"]
     own = steady_angles(pose)
     others = _aligned_angles(time_s, references)
@@ -82,7 +105,8 @@ def differences(
         if joint not in others:
             continue
         middle, spread = _middle(others[joint])
-        away = angle - middle
+        low, high = _range(others[joint])
+        away = np.where(high - low > DISAGREE_DEG, np.nan, angle - middle)
         for number, part in enumerate(parts):
             inside = part_of == number
             found.append(strongest(part.name, joint, time_s[inside], away[inside], spread[inside], FEWEST))

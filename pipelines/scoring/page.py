@@ -33,7 +33,9 @@ h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; } h2 { font-size: 1.1
 .score { font-size: 2.6rem; font-weight: 700; } .note { color: #55555c; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { overflow-wrap: break-word; } code { overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 0; }
 .stills { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .8rem; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: .8rem; }
@@ -86,11 +88,10 @@ they do not prove what caused it.</p>
 <p class="note">{{ told.explanation.meaning }}</p>
 {% endif %}
 {% if told.explanation.differences %}<div class="wide"><table>
-<tr><th>part</th><th>joint</th><th class="number">from (s)</th><th class="number">to (s)</th>
+<tr><th>part</th><th>joint</th><th class="number">when (s)</th>
 <th class="number">difference (deg)</th><th class="number">usual (deg)</th></tr>
 {% for one in told.explanation.differences[:8] %}<tr><td>{{ one.part }}</td><td>{{ one.joint }}</td>
-<td class="number">{{ '%.2f' | format(one.start_s) }}</td>
-<td class="number">{{ '%.2f' | format(one.end_s) }}</td>
+<td class="number">{{ '%.2f' | format(one.start_s) }} to {{ '%.2f' | format(one.end_s) }}</td>
 <td class="number">{{ '%+.0f' | format(one.degrees) }}</td>
 <td class="number">{{ '%.0f' | format(one.usual_degrees) }}</td></tr>
 {% endfor %}</table></div>

@@ -107,6 +107,10 @@ def test_a_second_run_does_nothing(undisturbed, rendered):
     result = extract(rendered, undisturbed, CONFIG)
     assert (result["computed"], result["already_done"], result["ok"]) == (0, 10, 10)
     assert result["version"] == version
+    (told,) = store.extractions("poses", store.pose_keys()[0])
+    assert told["clips"] == 10
+    assert told["decode_s"] > 0
+    assert told["network_s"] > 0
 
 
 @pytest.mark.slow

@@ -98,6 +98,7 @@ def test_what_came_out_otherwise_is_told(copy):
     assert "package.torch        1.0 -> " in told
 
 
+@pytest.mark.slow
 def test_a_pretraining_is_rebuilt_and_not_tested(trained, tmp_path):
     found = reproduce(trained / "base", tmp_path / "again")
     assert found["same"]
@@ -162,3 +163,44 @@ def test_the_new_folder_must_be_its_own(copy):
         reproduce(copy / "expert", copy / "full")
     with pytest.raises(ConfigError, match="base: belongs to another run"):
         reproduce(copy / "expert", copy / "base")
+
+
+@pytest.mark.slow
+def test_angles_are_rebuilt_to_the_last_bit(trained, tmp_path):
+    from pipelines.angles_expert.evaluate import evaluate_tables as evaluate_angles
+    from pipelines.angles_expert.fit import fit as fit_angles
+    from pipelines.config import AnglesTrainConfig
+
+    clips, poses, told = snapshot(trained / "store")
+    config = AnglesTrainConfig(rate_hz=10.0, network_seeds=1, epochs=5)
+    fit_angles(clips, poses, config, tmp_path / "angles", told)
+    evaluate_angles(tmp_path / "angles", clips, poses, EvaluateConfig(bootstrap=100))
+    found = reproduce(tmp_path / "angles")
+    assert found["same"]
+    assert found["test"]["clips"] == 8
+
+
+@pytest.mark.slow
+def test_dives_are_rebuilt_to_the_last_bit(tmp_path):
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent / "hp_mcore"))
+    from made_dives import make_tables, settings
+
+    from pipelines.hp_mcore.evaluate import evaluate_tables as evaluate_dives
+    from pipelines.hp_mcore.fit import fit as fit_dives
+    from pipelines.store import snapshot_of
+
+    clips, streams = make_tables(test=2)
+    store = open_store(tmp_path / "store", create=True)
+    store.put_clips(clips)
+    table = store.create("features/static", {"made by": "test"})
+    with table.writer() as writer:
+        writer.commit([table.write_file(streams["static"])])
+    read, tables, told = snapshot_of(tmp_path / "store", {"features/static": ""})
+    named = {"static": tables["features/static"]}
+    fit_dives(read, named, settings(), tmp_path / "dives", told)
+    evaluate_dives(tmp_path / "dives", read, named, EvaluateConfig(bootstrap=100))
+    found = reproduce(tmp_path / "dives")
+    assert found["same"]
+    assert found["test"]["clips"] == 6

@@ -147,9 +147,9 @@ def _killed(data: Path, out: Path, cores: int) -> None:
     while len(files(out)) < 2 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _, told = process.communicate()
     before = files(out)
-    assert 2 <= len(before) < 10
+    assert 2 <= len(before) < 10, told.decode()
     if cores > 1:
         time.sleep(10)  # the workers of a dead driver notice
     subprocess.run(call, env=here, check=True, capture_output=True)

@@ -10,6 +10,7 @@ import pytest
 from pipelines.errors import ConfigError, StorageError
 from pipelines.report import report
 from pipelines.reports import page
+from pipelines.reports.agreement import pictures_section, tables_section
 from pipelines.reports.gallery import gallery_section
 from pipelines.reports.material import is_rendered, read_run
 from pipelines.reports.provenance import banner
@@ -98,7 +99,9 @@ def test_names_from_data_stay_text(made, tmp_path) -> None:
     rows = pq.read_table(copy / "predictions.parquet")
     renamed = [{**row, "clip_id": f"{evil}{row['clip_id']}", "action_type": evil} for row in rows.to_pylist()]
     pq.write_table(pa.Table.from_pylist(renamed, schema=rows.schema), copy / "predictions.parquet")
-    text = run_page(copy)
+    run = read_run(copy)
+    sections = (pictures_section(run), tables_section(run), gallery_section(run))
+    text = page.page(str(copy), banner(run), sections)
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
@@ -145,3 +148,16 @@ def test_the_verb_writes_one_file(made, tmp_path) -> None:
         report(made.store, tmp_path / "nowhere" / "x.html")
     with pytest.raises(ConfigError, match="holds no training run"):
         read_run(tmp_path)
+
+
+def test_rank_correlations_are_also_averaged_over_action_types() -> None:
+    """Pooled, exercises of different means would order themselves; papers average inside each."""
+    from pipelines.reports.agreement import _metric_rows
+
+    number = {"value": 0.5, "low": 0.4, "high": 0.6}
+    kinds = {name: {"spearman": {**number, "value": value}} for name, value in (("Es1", 0.2), ("Es2", 0.6))}
+    rows = _metric_rows({"spearman": number, "by_action_type": kinds})
+    assert rows[0] == {"": "this run", "Spearman (95 %)": "0.500 [0.400, 0.600]"}
+    assert rows[1] == {"": "its mean over 2 action types", "Spearman (95 %)": "0.400"}
+    kinds["Es2"]["spearman"]["value"] = None
+    assert len(_metric_rows({"spearman": number, "by_action_type": kinds})) == 1

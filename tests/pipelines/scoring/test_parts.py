@@ -140,6 +140,11 @@ def test_a_dive_scores_as_the_evaluation_does_and_its_procedures_add_up(dives):
         assert verdict.base == pytest.approx(np.mean([one.score for one in verdict.exemplars]), abs=1e-3)
         assert verdict.parts[0].start_s == 0
         assert verdict.parts[-1].end_s == pytest.approx(96 / 25, abs=0.05)
+        told = dive.explain(filmed, verdict, bank)
+        assert told.shown is not None
+        assert told.shown.score == max(one.score for one in verdict.exemplars)
+        assert told.facts["lost_most"] == min(verdict.parts, key=lambda part: part.delta).name
+        assert len(told.curves) == 8
 
 
 def test_an_exemplar_can_be_named(dives):

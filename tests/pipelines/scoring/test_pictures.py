@@ -8,18 +8,42 @@ from html.parser import HTMLParser
 import av
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from aqa_models.skeletons import skeleton
 from pipelines.errors import StorageError
-from pipelines.scoring.curves import joint_angles
-from pipelines.scoring.drawing import HEAD_HEIGHT, LEFT, RIBBON_HEIGHT, RIGHT, UNSURE, Drawer
+from pipelines.scoring.curves import curves_png, joint_angles, timeline_png
+from pipelines.scoring.drawing import GAIN, HEAD_HEIGHT, LEFT, LOSS, RIBBON_HEIGHT, RIGHT, UNSURE, Drawer
+from pipelines.scoring.explanation import Curve, Difference, Explanation
+from pipelines.scoring.extraction import Recording
+from pipelines.scoring.interval import Interval
 from pipelines.scoring.overlay import write_video
 from pipelines.scoring.page import write_page
 from pipelines.scoring.verdict import Part, Verdict
+from pipelines.scoring.video_scorer import Scored
 
 PARTS = (Part("Take-off", 0.0, 0.4, 1.5), Part("Entry", 0.4, 1.0, -2.0))
 VERDICT = Verdict(score=9.5, base=10.0, base_meaning="mean of two dives", parts=PARTS, action_type="101b")
+DIFFERENCE = Difference("Entry", "left knee", 0.5, 0.7, -24.0, 6.0, 2.0)
+LEVEL = np.linspace(90, 180, 11)
+CURVES = (
+    Curve("left knee", np.arange(11) / 10, LEVEL - 40, LEVEL, LEVEL - 10, LEVEL + 10),
+    Curve("right knee", np.arange(11) / 10, np.full(11, np.nan), LEVEL, LEVEL - 10, LEVEL + 10),
+)
+RANGE = {"degrees": 20.0, "control_median": 40.0, "percentile": 0.0}
+EXPLAINED = Explanation(
+    ("Entry lost most", DIFFERENCE.words("in the exemplars")),
+    {
+        "procedure": "Entry",
+        "ranges": {"right hip": RANGE},
+        "inpainting": {"left arm": {"error": 0.3, "control_median": 0.1, "percentile": 100.0}},
+    },
+    (DIFFERENCE,),
+    CURVES,
+    "exemplar known, judged 10",
+    ("nothing of the hands",),
+)
 
 
 @pytest.fixture
@@ -101,6 +125,27 @@ def test_an_overlay_keeps_frames_and_times(pose, tmp_path):
         list(write_video(tmp_path / "no folder" / "out.mp4", iter(frames)))
 
 
+def colours(png: bytes) -> set[tuple[int, ...]]:
+    """RGB of a picture, in steps of 16."""
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    red, green, blue = (picture[::2, ::2].reshape(-1, 3) // 16).astype(int).T
+    return {
+        (code // 256, code // 16 % 16, code % 16) for code in set((256 * red + 16 * green + blue).tolist())
+    }
+
+
+def test_the_timeline_shows_points_and_limbs_and_the_curves_what_they_are_held_against():
+    def near(rgb: tuple[int, int, int]) -> tuple[int, ...]:
+        return tuple(value // 16 for value in rgb)
+
+    shown = colours(timeline_png(VERDICT, CURVES))
+    assert {near(GAIN), near(LOSS)} <= shown
+    drawn = colours(curves_png(CURVES, VERDICT, (DIFFERENCE,)))
+    assert {near(LEFT), near((222, 222, 222))} <= drawn  # the left side, and the band of the references
+    assert near(RIGHT) not in drawn  # never seen
+    assert curves_png((), VERDICT, ()) == b""
+
+
 class Page(HTMLParser):
     """What a browser would load, and the texts for people who do not see the pictures."""
 
@@ -131,20 +176,26 @@ def test_a_page_needs_nothing_else_and_tells_the_numbers(pose, tmp_path):
                        "extraction": {"poses": {"sampling": "all"}}},
         "limits": "not a judge and not a medical device.",
     }  # fmt: skip
+    told["explanation"] = EXPLAINED.document()
+    found = Scored(Recording(pa.table({}), {}), pose, VERDICT, EXPLAINED, Interval(None, 0, 0, ""), [], [])
     path = tmp_path / "page.html"
     stills = [(0.2, np.zeros((40, 30, 3), np.uint8)), (0.7, np.zeros((40, 30, 3), np.uint8))]
-    write_page(path, told, VERDICT, pose, stills, "aqa score x.mp4 --model 'a b'")
+    write_page(path, told, found, stills, stills[:1], "aqa score x.mp4 --model 'a b'")
     text = path.read_text()
     page = Page(text)
     assert page.links
     assert all(link.startswith("data:image/") for link in page.links)
     assert not re.search(r"https?://|url\(|@import", re.sub(r"data:image/[^\"]+", "", text))
     assert not {"script", "link", "iframe", "object", "b"} & set(page.tags)
-    assert len(page.alts) == 4
+    assert len(page.alts) == 6
     assert all(len(alt) > 30 for alt in page.alts)
     assert "right shoulder 0 to 90" in page.alts[-1]
+    assert "most the left knee in Entry" in page.alts[1]
+    assert "right exemplar known, judged 10" in page.alts[2]
     for words in ("8.0 to 11.0", "+1.50", "-2.00", "10.00", "a gap of 0.3 s", "not a medical device",
-                  "aqa score x.mp4 --model &#39;a b&#39;", "&lt;b&gt;mine", "@media print"):  # fmt: skip
+                  "aqa score x.mp4 --model &#39;a b&#39;", "&lt;b&gt;mine", "@media print",
+                  "left knee 24 degrees bent more", "Not said: nothing of the hands.", "associated with",
+                  "<td>left arm</td>", "<td>right hip</td>"):  # fmt: skip
         assert words in text
     for link in page.links:
         kind, _, data = link.partition(";base64,")
@@ -153,4 +204,4 @@ def test_a_page_needs_nothing_else_and_tells_the_numbers(pose, tmp_path):
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None, kind
     with pytest.raises(StorageError, match="the page cannot be written"):
-        write_page(tmp_path / "no folder" / "p.html", told, VERDICT, pose, stills, "")
+        write_page(tmp_path / "no folder" / "p.html", told, found, stills, [], "")
