@@ -4,7 +4,7 @@
 
 Everything is made in a temporary folder: rendered exercises, their store, and an expert of the demo's size.
 All videos are scored and extracted by the same network in the same run, and the two alternate; both are whole
-commands in processes of their own (start of Python and Ray included), into a new store or a new file each time.
+commands in processes of their own (start of Python and Ray included), each time into a new store or file.
 
 * folder: `aqa score FOLDER --workers 2 --out FILE` against `aqa extract CLIPS --store NEW`, medians and the
   range over runs; the ratio of the medians.
