@@ -2,9 +2,9 @@
 
     python benchmarks/bench_score.py [--clips 100] [--runs 3] [--load-s 60] [--clients 1 2 4 16] [--out FILE]
 
-Everything is made in a temporary folder: rendered exercises, their store, and a small expert. All videos are
-scored and extracted by the same network in the same run, and the two alternate; both are whole commands in
-processes of their own (start of Python and Ray included), into a new store or a new file each time.
+Everything is made in a temporary folder: rendered exercises, their store, and an expert of the demo's size.
+All videos are scored and extracted by the same network in the same run, and the two alternate; both are whole
+commands in processes of their own (start of Python and Ray included), each time into a new store or file.
 
 * folder: `aqa score FOLDER --workers 2 --out FILE` against `aqa extract CLIPS --store NEW`, medians and the
   range over runs; the ratio of the medians.
@@ -51,7 +51,7 @@ def make_model(folder: Path, clips: int) -> None:
     subjects = max(8, clips // 4)
     manifest = render_dataset(folder / "data", exercises=clips, subjects=subjects, dives=0, seed=1)
     extract(manifest, folder / "store", demo.CONFIG.extract)
-    small = demo.CONFIG.expert.model_dump() | {"epochs": 2}
+    small = demo.CONFIG.expert.model_dump() | {"epochs": 2, "encoder_units": 48}
     config = Config(expert=ExpertTrainConfig.model_validate(small), evaluate=EvaluateConfig(bootstrap=100))
     expert(folder / "store", "expert", None, config, runs=folder / "runs")
     evaluate(folder / "runs" / "expert", folder / "store", config)

@@ -27,6 +27,8 @@ from pipelines.tracking import log_evaluation
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from aqa_models.two_stage.members import Members
+
 _log = logging.getLogger(__name__)
 _BATCH = 25
 
@@ -242,23 +244,37 @@ def cell(number: dict[str, Any]) -> str:
     return f"{number['value']:.2f} [{number['low']:.2f}, {number['high']:.2f}]"
 
 
-def predict(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
+def predict(
+    motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any], model: Members | None = None
+) -> np.ndarray:
     """Scores (N,) in the points of the training scores.
 
     Args:
         motions: clips of the action types in description["targets"].
         tensors: weights of an expert bundle.
         description: its config.json.
+        model: what `load_members` made of both, to be used again.
 
     Raises:
         DataError: see `answers`.
     """
     target = [description["targets"][motion.action_type] for motion in motions]
     mean, deviation = (np.array([t[name] for t in target]) for name in ("mean", "deviation"))
-    return answers(motions, tensors, description)[:, 0] * deviation + mean
+    return answers(motions, tensors, description, model)[:, 0] * deviation + mean
 
 
-def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any]) -> np.ndarray:
+def load_members(tensors: dict[str, Any], description: dict[str, Any]) -> Members:
+    """The networks of an expert bundle; making large ones takes seconds."""
+    from pipelines.expert_phase import build_members
+
+    model = build_members(description)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def answers(
+    motions: list[Motion], tensors: dict[str, Any], description: dict[str, Any], model: Members | None = None
+) -> np.ndarray:
     """(N, K) float64: standardised score, or logarithm of each class's probability (mean of the views').
 
     Raises:
@@ -269,7 +285,6 @@ def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[st
 
     from aqa_models.two_stage.config import SequenceConfig
     from pipelines.expert_inputs import read_inputs
-    from pipelines.expert_phase import build_members
 
     if motions[0].keypoints.shape[2] != description["num_coordinates"]:
         raise DataError(
@@ -280,9 +295,7 @@ def answers(motions: list[Motion], tensors: dict[str, Any], description: dict[st
         )
     sequences = make_sequences(motions, SequenceConfig(**description["sequence"]))
     inputs = read_inputs(motions, sequences, description, torch.device("cpu"))
-    model = build_members(description)
-    model.load_state_dict(tensors)
-    model.eval()
+    model = model or load_members(tensors, description)
     found = []
     with torch.no_grad():
         for begin in range(0, len(motions), _BATCH):

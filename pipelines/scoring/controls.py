@@ -6,6 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from pipelines.motion import Motion, load_motions, subject_of
 from pipelines.scoring.inpainting import Pretrained
 from pipelines.scoring.training import Training
@@ -60,8 +63,8 @@ def controls_of(
         cause = f"only {len(chosen)} training clips of {action_type} are of healthy people ({words})"
         return Controls((), f"{cause}; {FEWEST} are the fewest to be held against")
     order = sorted(chosen, key=lambda name: hashlib.sha256(name.encode()).digest())[:MOST]
-    motions = load_motions(clips, training.table("poses", set(order)))
-    return Controls(tuple(motion for motion in motions if motion.clip_id in order), words)
+    clips = clips.filter(pc.is_in(clips["clip_id"], pa.array(order, pa.string())))
+    return Controls(tuple(load_motions(clips, training.table("poses", set(order)))), words)
 
 
 def _healthy(rows: list[dict[str, Any]], pretrained: Pretrained | None) -> tuple[list[str], str]:

@@ -187,7 +187,7 @@ def _is_flat(picture: np.ndarray) -> bool:
     """Whether a picture (h, w, 3) is of one colour; the black margins of crops do not count."""
     import cv2
 
-    grey = cv2.blur(picture.mean(axis=2, dtype=np.float32), (3, 3))
+    grey = cv2.blur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (3, 3))
     shown = cv2.erode((picture.max(axis=2) > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     return not shown.any() or bool(np.ptp(grey[shown]) < FLAT)
 

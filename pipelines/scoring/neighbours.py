@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.motion import Motion, load_motions, subject_of
@@ -39,6 +40,7 @@ def known_clips(description: dict[str, Any], training: Training, kept: Path | No
     poses = training.table("poses", set(names))
     columns = ["clip_id", "person", "frame_index", "time_s", "mean_confidence"]
     told = {row["clip_id"]: row for row in poses.select(columns).to_pylist() if row["person"] == 0}
+    clips = clips.filter(pc.is_in(clips["clip_id"], pa.array(names, pa.string())))
     return [_known(motion, told[motion.clip_id]) for motion in load_motions(clips, poses)]
 
 

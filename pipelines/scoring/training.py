@@ -46,6 +46,8 @@ class Training:
         if store is not None:
             self._check(store)
         self._store = open_store(self.place) if self.available else None
+        self._clips: pa.Table | None = None
+        self._last: dict[str, tuple[set[str], pa.Table]] = {}
 
     def spec(self, family: str) -> dict[str, Any]:
         """What the key of a table means; empty if neither store nor bundle say."""
@@ -63,12 +65,17 @@ class Training:
     def clips(self) -> pa.Table:
         """Rows of CLIPS of the training's version."""
         assert self._store is not None
-        return self._store.clips.read(self._versions["clips"])
+        if self._clips is None:
+            self._clips = self._store.clips.read(self._versions["clips"])
+        return self._clips
 
     def table(self, family: str, clip_ids: set[str]) -> pa.Table:
-        """Rows of some clips of a table, of the training's version."""
+        """Rows of some clips of a table, of the training's version; the last ones are kept in memory."""
         assert self._store is not None
-        return self._store.table(family, self.keys[family]).read(self._versions[family], clip_ids=clip_ids)
+        if self._last.get(family, (None,))[0] != clip_ids:
+            table = self._store.table(family, self.keys[family])
+            self._last[family] = clip_ids, table.read(self._versions[family], clip_ids=clip_ids)
+        return self._last[family][1]
 
     def _spec(self, family: str, key: str) -> dict[str, Any]:
         path = self.place / family / f"{key}.spec.json"

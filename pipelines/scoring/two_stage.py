@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from pipelines.scoring.inpainting import find_pretrained
 from pipelines.scoring.refusal import Refused
 from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Part, Verdict
+
+if TYPE_CHECKING:
+    from aqa_models.two_stage.members import Members
 
 PARTS = 4
 """Equal parts of the time; 2 to the power of this many variants of the motion are scored."""
@@ -42,13 +45,16 @@ def action_of(description: dict[str, Any], asked: str) -> str:
     return asked
 
 
-def score(recording: Recording, tensors: dict[str, Any], description: dict[str, Any]) -> Verdict:
+def score(
+    recording: Recording, tensors: dict[str, Any], description: dict[str, Any], model: Members | None = None
+) -> Verdict:
     """Scores a video as `aqa evaluate` scores a clip.
 
     Args:
         recording: its clip names the action type.
         tensors: weights of an expert bundle.
         description: its config.json.
+        model: what `load_members` made of both, to be used again.
 
     Raises:
         Refused: the poses are not of the kind the model reads.
@@ -64,8 +70,9 @@ def score(recording: Recording, tensors: dict[str, Any], description: dict[str, 
     shown = np.array([[bool(code >> part & 1) for part in range(PARTS)] for code in range(2**PARTS)])
     bounds = np.linspace(motion.time_s[0], motion.time_s[-1], PARTS + 1)
     # The whole motion alone: in a batch with others it could be padded, and differ in the last bits.
-    whole = float(predict([motion], tensors, description)[0])
-    values = predict([_stilled(motion, bounds, some) for some in shown[:-1]], tensors, description)
+    whole = float(predict([motion], tensors, description, model)[0])
+    stilled = [_stilled(motion, bounds, some) for some in shown[:-1]]
+    values = predict(stilled, tensors, description, model)
     deltas = shapley(np.append(values, whole))
     parts = tuple(
         Part(f"part {number + 1} of {PARTS}", float(bounds[number]), float(bounds[number + 1]), float(delta))

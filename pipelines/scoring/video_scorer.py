@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from pipelines.checkpoint import bundle_kind, load_bundle
 from pipelines.config import ExtractConfig
 from pipelines.datasets.manifest import clips_table
 from pipelines.errors import ConfigError
+from pipelines.evaluate import load_members
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
 from pipelines.scoring.explanation import Explanation
-from pipelines.scoring.extraction import Extractor, Recording
+from pipelines.scoring.extraction import Extractor, Recording, Seen
 from pipelines.scoring.interval import Interval, interval_of
 from pipelines.scoring.neighbours import known_clips
 from pipelines.scoring.quality import Warning, distance_warnings, pose_warnings, time_warnings
@@ -25,6 +27,7 @@ from pipelines.scoring.training import Training
 from pipelines.scoring.verdict import Verdict
 
 if TYPE_CHECKING:
+    from aqa_models.two_stage.members import Members
     from pipelines.scoring.dive import Bank
 
 NOBODY = 0.3
@@ -94,7 +97,6 @@ class VideoScorer:
             detection, works["poses"] = works_of(pose_settings(given, self.training))
         self.extractor = Extractor(detection, works, max_seconds, use_gpu)
         self.doubts = self._extraction_doubts()
-        self._known: list[Known] | None = None
 
     def __enter__(self) -> VideoScorer:
         return self
@@ -106,6 +108,8 @@ class VideoScorer:
         """Loads now what would else be loaded with the first video."""
         self.extractor.prepare()
         _ = self.known
+        if self.bank is None:
+            _ = self.members
 
     def check(self, request: Request) -> None:
         """Raises the ConfigError that `score` would raise for this request, whatever the video."""
@@ -123,14 +127,14 @@ class VideoScorer:
         pose = recording.pose()
         blocks = describe(pose["keypoints"], pose["time_s"], pose["skeleton"])
         away = distances(blocks, self.known, clip["action_type"] or "")
-        self._refuse_nobody(video, pose, away)
+        self._refuse_nobody(video, pose, away, recording.seen)
         if self.bank is not None:
             from pipelines.scoring import dive
 
             verdict = dive.score(recording, self.tensors, self.description, self.bank, request.exemplar)
             explanation = dive.explain(recording, verdict, self.bank)
         else:
-            verdict = two_stage.score(recording, self.tensors, self.description)
+            verdict = two_stage.score(recording, self.tensors, self.description, self.members)
             explanation = two_stage.explain(recording, self.description, self.training, self.model)
         found = [
             *self.doubts,
@@ -143,12 +147,15 @@ class VideoScorer:
         interval = interval_of(self.kept, verdict.action_type)
         return Scored(recording, pose, verdict, explanation, interval, found, away)
 
-    @property
+    @cached_property
     def known(self) -> list[Known]:
-        """Clips of the training, read when first asked for."""
-        if self._known is None:
-            self._known = known_clips(self.description, self.training, self.kept)
-        return self._known
+        """Clips of the training."""
+        return known_clips(self.description, self.training, self.kept)
+
+    @cached_property
+    def members(self) -> Members:
+        """The networks of a two-stage expert."""
+        return load_members(self.tensors, self.description)
 
     def _families(self) -> list[str]:
         if self.bank is not None:
@@ -175,7 +182,7 @@ class VideoScorer:
             return self.bank.complete(clip, request.exemplar)
         return clip | {"action_type": two_stage.action_of(self.description, request.action_type)}
 
-    def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance]) -> None:
+    def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance], seen: Seen) -> None:
         mean = pose["mean_confidence"] or 0.0
         lowest = self._lowest_confidence()
         posture = next((distance for distance in away if distance.block == "view"), None)
@@ -190,6 +197,9 @@ class VideoScorer:
             "film one whole athlete in good light; if there is one, say where with --box, name a detector "
         )
         remedy += "with --detector-config, or use a pose network that knows such people"
+        if seen.flat:  # the network draws skeletons of little confidence into them
+            cause += f"; {seen.flat / seen.frames:.0%} of the pictures are of one colour, for example black"
+            remedy = "say which part shows the athlete: --start-s 5 --end-s 9; else " + remedy
         raise Refused("no_person", video, cause, remedy)
 
     def _lowest_confidence(self) -> float:

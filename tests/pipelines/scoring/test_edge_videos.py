@@ -123,18 +123,21 @@ def test_an_athlete_of_thirty_pixels_is_doubted_or_refused(scorer, clip, frames,
         assert told & {"no_person", "small_person", "low_confidence"}
 
 
-def test_five_black_seconds_are_noticed_and_black_alone_is_refused(scorer, clip, frames, rate, tmp_path):
+def test_black_seconds_are_doubted_or_named_in_the_refusal(scorer, clip, frames, plain, rate, tmp_path):
     black = [np.zeros_like(frames[0])] * round(5 * rate)
-    found = scorer.score(film(tmp_path / "late.mp4", [*black, *frames], rate), Request(clip[1]))
-    (doubt,) = [one for one in found.warnings if one.code == "blank_frames"]
-    length = len(frames) / rate
-    assert doubt.value == pytest.approx(5 / (5 + length), abs=0.1)
+    late = film(tmp_path / "late.mp4", [*black, *frames], rate)
+    with pytest.raises(Refused, match=r"; \d\d% of the pictures are of one colour") as error:
+        scorer.score(late, Request(clip[1]))
+    assert error.value.remedy.startswith("say which part shows the athlete: --start-s")
+    part = scorer.score(late, Request(clip[1], start_s=5.0))
+    assert "blank_frames" not in doubts(part)
+    assert apart(part, plain) < 5
+    assert part.verdict.score == pytest.approx(plain.verdict.score, abs=1)
+    blink = film(tmp_path / "blink.mp4", [*black[: round(rate / 2)], *frames], rate)
+    assert "blank_frames" in doubts(scorer.score(blink, Request(clip[1])))
     with pytest.raises(Refused, match="of one colour") as error:
         scorer.score(film(tmp_path / "black.mp4", black, rate), Request(clip[1]))
     assert error.value.code == "black"
-    part = scorer.score(tmp_path / "late.mp4", Request(clip[1], start_s=5.0))
-    assert "blank_frames" not in doubts(part)
-    assert part.verdict.score == pytest.approx(scorer.score(clip[0], Request(clip[1])).verdict.score, abs=1)
 
 
 def test_slow_motion_keeps_its_true_times_or_is_doubted(scorer, clip, frames, plain, rate, tmp_path):
