@@ -1,0 +1,158 @@
+"""The commands of the pages, run one after another as a newcomer would, on drawn athletes, settings tiny.
+
+What a page leaves to the reader (his files, weights, minutes) is filled in by `FILLED`; the rest is typed as
+it stands. Commands that need more than this machine run in the tests that `ELSEWHERE` names.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_docs_commands import PAGES, commands
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("AQA_TEST_DATA", ""))
+
+ELSEWHERE = {
+    r"jobs ": "tests/cluster/test_jobs_on_ray.py",
+    r"pose |extract .*--store store --weights FILE": "tests/pipelines/pose_labels/test_verbs.py",
+    r"run |workflow": "tests/pipelines/test_workflow.py",
+    r"serve ": "tests/pipelines/test_serve.py",
+    r"data import keypoints ": "tests/pipelines/datasets/test_keypoints_npz.py",
+    r"score dive.mp4|score runs/demo": "tests/pipelines/test_score_verb.py",
+    r"tune hp-mcore": "tests/pipelines/test_tune.py",
+    r"train angles": "tests/pipelines/angles_expert/test_fit.py",
+    r"reproduce runs/es5 --out": "tests/pipelines/test_reproduce.py",
+}
+FILLED = {
+    r"KIMORE_FOLDER --store store": f"{DATA / 'kimore' / 'official_layout_sample'} --store imported",
+    r"utkinect FOLDER --store store": f"utkinect {DATA / 'utkinect'} --store imported",
+    r"POSES.json --store store": "coco --store imported",
+    r"(?<=score )FOLDER": "few",
+    r"ANNOTATIONS --videos VIDEOS --store store": f"{DATA / 'finediving'} --videos twin --store imported",
+    r"ANNOTATIONS": str(DATA / "finediving"),
+    r"(?<=clips.csv --store )store --kind (i3d|static) --weights FILE": r"dives --kind \1 --random-weights",
+    r"(?<=extract clips.csv --store )store": "dives",
+    r"(?<=hp-mcore --store )store|(?<=runs/dives --store )store": "dives",
+    r"(?<=--data )DATA": str(DATA),
+    r"runs/es5-wide": "runs/winner",
+    r"runs/es5-deep": "runs/mine",
+    r"runs/es5": "runs/expert",
+    r"--n 600": "--n 6",
+    r"--trials 20": "--trials 2",
+    r"--action-type Es5": "--action-type Es1",
+    r"spearman>=0.5": "spearman>=-1",
+}
+BEFORE = {
+    "data import coco": ["store export store --kind coco --out coco"],
+    "data import fine_diving": ["data render-twin ANNOTATIONS twin --n 6"],
+    "evaluate runs/expert --compare runs/winner ": ["evaluate runs/winner --store store"],
+}
+"""What a page says in words, not as a command."""
+SMALL = """
+[pretrain]
+epochs = 1
+[pretrain.sequence]
+skeleton = "c15"
+[pretrain.model]
+encoder_units = 8
+decoder_units = 8
+pace_units = 8
+discriminator_units = 4
+[expert]
+epochs = 2
+action_types = ["Es1"]
+encoder_units = 8
+[expert.sequence]
+skeleton = "c15"
+[expert.model]
+lstm_units = 8
+branch_channels = 4
+[hp_mcore]
+epochs = 1
+[evaluate]
+bootstrap = 100
+[experiment]
+rows = ["floor_median", "floor_majority"]
+max_splits = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a newcomer has: videos with scores, and settings small enough for a test."""
+    from pipelines.rendered.dataset import render_dataset
+
+    folder = tmp_path_factory.mktemp("newcomer")
+    clips = render_dataset(folder / "films", exercises=24, subjects=8, dives=12, seed=0)
+    rows = list(csv.DictReader(clips.open()))
+    for row in rows:
+        row["uri"] = str(clips.parent / row["uri"])
+    with (folder / "clips.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "few").mkdir()
+    tested = [row for row in rows if row["action_type"] == "Es1" and row["split"] == "test"]
+    for name in ("squat.mp4", "new.mp4", "few/one.mp4"):
+        shutil.copy(tested[0]["uri"], folder / name)
+    (folder / "run.toml").write_text(SMALL)
+    (folder / "space.toml").write_text("[expert.optimizer]\nlearning_rate = {log_uniform = [1e-4, 1e-2]}\n")
+    return folder
+
+
+def typed(line: str) -> list[str]:
+    """The command with the reader's part filled in, and the small settings where it names none."""
+    for pattern, text in FILLED.items():
+        line = re.sub(pattern, text, line)
+    tokens = shlex.split(line, comments=True)
+    return tokens if "--config" in tokens else [*tokens, "--config", "run.toml"]
+
+
+def run(place: Path, line: str) -> None:
+    if line.startswith("data validate"):
+        shutil.copy(place / "clips.csv", place / "my-clips" / "clips.csv")
+    sampling = {"AQA_EXTRACT__SAMPLING": "uniform:96"} if "--store dives" in " ".join(typed(line)) else {}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", *typed(line)],
+        cwd=place,
+        env=os.environ | sampling | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, f"aqa {shlex.join(typed(line))}\n{done.stderr[-3000:]}"
+
+
+def story() -> list[tuple[str, str]]:
+    found = [(page.name, line) for page in PAGES for line in commands(page)]
+    return [(page, line) for page, line in found if not any(re.match(key, line) for key in ELSEWHERE)]
+
+
+def test_tests_that_run_commands_elsewhere_are_there():
+    assert [name for name in ELSEWHERE.values() if not (ROOT / name).is_file()] == []
+    assert len(story()) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not DATA.name, reason="AQA_TEST_DATA names no folder")
+def test_a_newcomer_can_type_every_command(place: Path):
+    done: set[str] = set()
+    for _, line in story():
+        said = line.partition("#")[0].strip()
+        before = [one for key, lines in BEFORE.items() if line.startswith(key) for one in lines]
+        for command in [*before, said]:
+            if command not in done:
+                run(place, command)
+                done.add(command)
