@@ -47,14 +47,14 @@ FILLED = {
     r"runs/es5-wide": "runs/winner",
     r"runs/es5-deep": "runs/mine",
     r"runs/es5": "runs/expert",
-    r"--n 600": "--n 6",
+    r"--n 600": "--n 20",
     r"--trials 20": "--trials 2",
     r"--action-type Es5": "--action-type Es1",
     r"spearman>=0.5": "spearman>=-1",
 }
 BEFORE = {
     "data import coco": ["store export store --kind coco --out coco"],
-    "data import fine_diving": ["data render-twin ANNOTATIONS twin --n 6"],
+    "data import fine_diving": ["data render-twin ANNOTATIONS twin --n 20"],
     "evaluate runs/expert --compare runs/winner ": ["evaluate runs/winner --store store"],
 }
 """What a page says in words, not as a command."""

@@ -58,7 +58,14 @@ def test_pretraining_learns_and_leaves_a_run_folder(waving_tables, tmp_path):
     assert summary["val_pace_accuracy"] == best["val_pace_accuracy"]
     assert (summary["train_subjects"], summary["val_subjects"]) == (8, 2)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "checkpoints", "metrics.jsonl", "model", "summary.json"}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "model",
+        "summary.json",
+    }
     assert json.loads((tmp_path / "run" / "config.json").read_text())["provenance"] == {"store": "s"}
 
 

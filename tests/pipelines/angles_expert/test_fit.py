@@ -40,7 +40,8 @@ def test_training_leaves_a_run_folder_and_is_not_done_twice(two_kinds, tmp_path)
     summary = fit(*two_kinds, QUICK, tmp_path / "run", {"store": "s"}, tracking)
     assert (summary["clips"], summary["subjects"], summary["resumed"]) == (20, 10, False)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "tracking", "plots", "model", "summary.json"}
+    told = {"config.json", "environment.json", "summary.json", "metrics.jsonl"}
+    assert names == told | {"tracking", "plots", "model"}
     files = {path.name for path in (tmp_path / "run" / "model").iterdir()}
     assert files == {"config.json", "model.safetensors"}
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())

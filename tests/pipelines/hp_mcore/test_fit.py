@@ -57,7 +57,14 @@ def test_training_learns_and_leaves_a_run_folder(tmp_path):
     assert [summary[name] for name in counts] == [15, 12, 3, 3]
     assert not summary["resumed"]
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "checkpoints", "metrics.jsonl", "model", "summary.json"}
+    assert names == {
+        "config.json",
+        "environment.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "model",
+        "summary.json",
+    }
     record = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (record["provenance"], record["phase"]) == ({"store": "s"}, "hp_mcore")
     description = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
