@@ -307,7 +307,7 @@ def test_two_runs_that_start_together_share_a_new_database(tmp_path):
     code = (
         "import sys, time, mlflow\n"
         "from pathlib import Path\n"
-        "from pipelines.tracking import _client\n"
+        "from pipelines.tracking import client\n"
         "Path(sys.argv[2]).touch()\n"
         "while len(list(Path(sys.argv[2]).parent.glob('ready*'))) < 3:\n"
         "    time.sleep(0.001)\n"
