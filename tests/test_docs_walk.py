@@ -40,8 +40,8 @@ FILLED = {
     r"(?<=score )FOLDER": "few",
     r"ANNOTATIONS --videos VIDEOS --store store": f"{DATA / 'finediving'} --videos twin --store imported",
     r"ANNOTATIONS": str(DATA / "finediving"),
-    r"(?<=clips.csv --store )store --kind (i3d|static) --weights FILE": r"dives --kind \1 --random-weights",
-    r"(?<=extract clips.csv --store )store": "dives",
+    r"extract clips.csv --store store": "extract dives.csv --store dives",
+    r"--weights FILE": "--random-weights",
     r"(?<=hp-mcore --store )store|(?<=runs/dives --store )store": "dives",
     r"(?<=--data )DATA": str(DATA),
     r"runs/es5-wide": "runs/winner",
@@ -97,10 +97,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = list(csv.DictReader(clips.open()))
     for row in rows:
         row["uri"] = str(clips.parent / row["uri"])
-    with (folder / "clips.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    for name, some in (("clips.csv", rows), ("dives.csv", [row for row in rows if row["transitions_s"]])):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(some)
     (folder / "few").mkdir()
     tested = [row for row in rows if row["action_type"] == "Es1" and row["split"] == "test"]
     for name in ("squat.mp4", "new.mp4", "few/one.mp4"):
