@@ -192,10 +192,7 @@ def document(found: Scored, scorer: VideoScorer, video: Path) -> dict[str, Any]:
         ],
         "exemplar_rule": verdict.rule or None,
         "votes_interval": None if verdict.low is None else {"low": verdict.low, "high": verdict.high},
-        "warnings": [
-            {"code": one.code, "text": one.text, "value": one.value, "limit": one.limit}
-            for one in found.warnings
-        ],
+        "warnings": [one.document() for one in found.warnings],
         "distances": {
             one.block: {"value": one.value, "limit": one.limit, "nearest": one.nearest}
             for one in found.distances

@@ -36,6 +36,10 @@ class Warning:
     value: float | None = None
     limit: float | None = None
 
+    def document(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"code": self.code, "text": self.text, "value": self.value, "limit": self.limit}
+
 
 def pose_warnings(pose: dict[str, Any], seen: Seen) -> list[Warning]:
     """Doubts about the poses.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import ConfigError
+from pipelines.scoring.quality import Warning
 from pipelines.scoring.video_scorer import Scored
 
 
@@ -56,7 +57,7 @@ class Shown:
 
         Args:
             found: the score, and what it was made of.
-            told: its document.
+            told: its document; what is wrong with the sound is added to its warnings.
 
         Raises:
             StorageError: a file cannot be written.
@@ -64,7 +65,7 @@ class Shown:
         if not any(self.files.values()):
             return
         from pipelines.scoring.drawing import Drawer
-        from pipelines.scoring.overlay import drawn_frames, write_video
+        from pipelines.scoring.overlay import drawn_frames
         from pipelines.scoring.page import write_page
         from pipelines.scoring.side_by_side import ExemplarFrames, paired_frames, plain_frames
 
@@ -74,14 +75,45 @@ class Shown:
         drawer, shown = Drawer(found.pose, found.verdict), found.explanation.shown
         middles = [(part.start_s + part.end_s) / 2 for part in found.verdict.parts]
         stills, pairs = [], []
+        spoken = WithSound(clip, float(found.pose["time_s"][-1]))
         if overlay or (report and shown is None):
-            frames = drawn_frames(drawer, *where)
-            stills = _nearest(write_video(overlay, frames) if overlay else frames, middles)
+            stills = _nearest(spoken.film(overlay, drawn_frames(drawer, *where)), middles)
         if shown is not None and (beside or report):
             frames = paired_frames(plain_frames(*where), drawer, ExemplarFrames(shown))
-            pairs = _nearest(write_video(beside, frames) if beside else frames, _moments(found))
+            pairs = _nearest(spoken.film(beside, frames), _moments(found))
+        told["warnings"] += [one.document() for one in spoken.warnings]
         if report:
             write_page(report, told, found, stills, pairs, self.command)
+
+
+class WithSound:
+    """Films of one performance with its sound.
+
+    Args:
+        clip: row of CLIPS.
+        last_s: time of the last pose; there may be a few pictures after it.
+
+    Attributes:
+        warnings: what was wrong with the sound, each once.
+    """
+
+    def __init__(self, clip: dict[str, Any], last_s: float):
+        self.uri, self.start_s = clip["uri"], clip["start_s"] or 0.0
+        self.end_s = clip["end_s"] or last_s + 1.0
+        self.warnings: list[Warning] = []
+
+    def film(self, path: Path | None, frames: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+        """The frames; on the way they are written to the file, if there is to be one."""
+        from pipelines.scoring.overlay import write_video
+        from pipelines.scoring.sound import Sound
+
+        if path is None:
+            yield from frames
+            return
+        with Sound(self.uri, self.start_s, self.end_s) as sound:
+            yield from write_video(path, frames, sound)
+            if sound.warning and sound.warning not in self.warnings:
+                self.warnings.append(sound.warning)
 
 
 def _moments(found: Scored) -> list[float]:

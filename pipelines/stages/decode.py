@@ -100,6 +100,23 @@ class DecodedPart:
     source_mtime_ns: int
 
 
+@dataclass(frozen=True, eq=False)
+class SoundPart:
+    """Consecutive samples of the sound of a clip.
+
+    Args:
+        samples: (n, C) int16 at `sound_reader.RATE_HZ`, one or two channels; C = 0: there is no sound.
+        packets: packets of the track read so far.
+        damaged: how many of them could not be decoded; there is silence instead.
+        first_error: what was said of the first of these.
+    """
+
+    samples: np.ndarray
+    packets: int
+    damaged: int
+    first_error: str
+
+
 class _ChildDied(Exception):
     """The child closed its pipe before the last part."""
 
@@ -220,6 +237,40 @@ class DecodeGuard:
             if not done:
                 self.close()
             raise
+
+    def sound(self, uri: str, start_s: float, end_s: float) -> Iterator[SoundPart]:
+        """Read the sound of a span of a file, seconds from its start: parts in order, the last may be empty.
+
+        The span is silent where the track has nothing, and ends where the track ends.
+
+        Raises:
+            ClipError: while iterating: the file cannot be read, or reading its sound killed the child.
+        """
+        done = False
+        try:
+            self._start()
+            message = {"sound": True, "uri": _local_path(uri), "start_s": start_s, "end_s": end_s}
+            limits = {"timeout_s": self.timeout_s, "cpu_s": self.cpu_s}
+            self._write(json.dumps(message | limits).encode() + b"\n")
+            while not done:
+                header = self._read_line(self.timeout_s)
+                if "beat" in header:
+                    continue
+                done = "code" in header or header.pop("last")
+                if "code" in header:
+                    raise ClipError(header["code"], uri, header["cause"])
+                samples = np.empty(header.pop("shape"), np.int16)
+                if samples.size:
+                    self._read_into(samples.data.cast("B"))
+                yield SoundPart(samples, **header)
+        except _ChildLate:
+            raise ClipError("decode_timeout", uri, f"no progress within {self.timeout_s:g} s") from None
+        except _ChildDied:
+            done = True
+            raise ClipError("decode_crash", uri, self._bury()) from None
+        finally:
+            if not done:  # also when nobody wants the rest of the answer
+                self.close()
 
     def close(self) -> None:
         """End the child, if there is one."""

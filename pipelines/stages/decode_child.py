@@ -59,6 +59,7 @@ from pipelines.stages.referee import (
     upright,
 )
 from pipelines.stages.sampling import PersonBoxes, sample_indices
+from pipelines.stages.sound_reader import read_sound
 
 # decord's import loads every CUDA library that torch brought along (3.4 GB of addresses, 0.6 GB of memory);
 # reading on the CPU needs none of them, so the package they are found through is hidden from it.
@@ -451,6 +452,11 @@ def serve_one(request: dict[str, Any], memory_mb: int, log: int, answers: Answer
         resource.setrlimit(resource.RLIMIT_CPU, (budget, hard))  # ends in SIGXCPU
     try:
         answers.beat()
+        if "sound" in request:
+            with open_regular(request["uri"])[0] as file:
+                for header, samples in read_sound(request, file, answers.beat):
+                    answers.send(header, samples)
+            return
         for header, frames in answer(request, memory_mb, log, answers.beat):
             answers.send(header, frames)
         return
