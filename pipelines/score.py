@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,15 @@ def score(
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
     told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
+        request = scorer.settled(request)
+        stage = replace(stage, request=request)
         scorer.check(request)
         shown.check_kind(scorer.kind)
         specs = {family: work.spec for family, work in scorer.extractor.works.items()}
         file = None
         if out is not None:
-            asked = question(scorer.description, specs, request, max_seconds)
+            sha256 = scorer.exemplar_sha256(request)
+            asked = question(scorer.description, specs, request, max_seconds, sha256)
             file = stack.enter_context(ScoreFile(out, asked))
             told = {video: known for video in files if (known := file.done(video))}
         earlier, todo = len(told), [video for video in files if video not in told]

@@ -43,6 +43,7 @@ def score(
     action_type: str = "",
     difficulty: float | None = None,
     exemplar: str = "auto",
+    exemplar_score: float | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
     box: str = "",
@@ -74,7 +75,9 @@ def score(
     difficulty
         Degree of difficulty of a dive; else that of the training dives of the same number.
     exemplar
-        auto, or the clip_id of the one training dive to compare with.
+        auto, the clip_id of the one training dive to compare with, or a video file with --exemplar-score.
+    exemplar_score
+        What judges gave the dive in that file; it is of the same dive number and difficulty.
     start_s
         First second of the performance; else the start of the file.
     end_s
@@ -94,7 +97,7 @@ def score(
         list(video),
         model,
         config.extract,
-        Request(action_type, difficulty, exemplar, start_s, end_s, box_of(box, "--box")),
+        Request(action_type, difficulty, exemplar, start_s, end_s, box_of(box, "--box"), exemplar_score),
         store=store,
         weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
         max_seconds=max_seconds,

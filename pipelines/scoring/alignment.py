@@ -12,7 +12,7 @@ class Alignment:
     """Where the procedures of two performances begin and end.
 
     Attributes:
-        own: (P + 1,) seconds of the one performance, rising.
+        own: (P + 1,) seconds of the one performance, never falling: a model may find a procedure of no length.
         other: (P + 1,) seconds of the other one, rising.
     """
 
@@ -20,10 +20,10 @@ class Alignment:
     other: np.ndarray
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless both have as many procedures and rise."""
+        """Raises ValueError unless both have as many procedures, one rises and the other does not fall."""
         if len(self.own) != len(self.other) or len(self.own) < 2:
             raise ValueError(f"{len(self.own) - 1} procedures do not fit {len(self.other) - 1}")
-        if not ((np.diff(self.own) > 0).all() and (np.diff(self.other) > 0).all()):
+        if (np.diff(self.own) < 0).any() or (np.diff(self.other) <= 0).any():
             raise ValueError("the procedures do not rise")
 
     def to_other(self, time_s: np.ndarray | float) -> np.ndarray:

@@ -58,13 +58,26 @@ class Bank:
         clips = self._tables["clips"] if self._tables else training.clips()
         self.clips = clips.filter(pc.and_(pc.is_in(clips["clip_id"], names), pc.is_valid(clips["score"])))
         self.rows = {row["clip_id"]: row for row in self.clips.to_pylist()}
+        self.guests: dict[str, Recording] = {}
 
     def table(self, family: str, names: set[str]) -> pa.Table:
         """Rows of some dives."""
-        if not self._tables:
-            return self.training.table(family, names)
-        rows = self._tables[family]
-        return rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(names), pa.string())))
+        rows = self._tables[family] if self._tables else self.training.table(family, names)
+        rows = rows.filter(pc.is_in(rows["clip_id"], pa.array(sorted(names), pa.string())))
+        guests = [self.guests[name].rows[family] for name in sorted(names & self.guests.keys())]
+        return pa.concat_tables([rows, *(one.select(rows.schema.names) for one in guests)])
+
+    def invite(self, recording: Recording, row: pa.Table) -> None:
+        """Adds a dive that is not of the training; `auto` never draws it.
+
+        Args:
+            recording: named like the row.
+            row: its row of CLIPS, scored.
+        """
+        name = row["clip_id"][0].as_py()
+        self.clips = pa.concat_tables([self.clips.filter(pc.not_equal(self.clips["clip_id"], name)), row])
+        self.rows[name] = row.to_pylist()[0]
+        self.guests[name] = recording
 
     def has(self, family: str) -> bool:
         """Whether there are such rows of the dives at all."""
@@ -75,7 +88,7 @@ class Bank:
 
         Args:
             clip: row of CLIPS of the video.
-            exemplar: auto, or the name of a dive of the training.
+            exemplar: auto, or the name of a dive of the training, or of an invited one.
 
         Raises:
             ConfigError: there is no such exemplar, the dive number is needed to find some, or the
@@ -106,7 +119,7 @@ class Bank:
         """Names of the exemplars, as `aqa evaluate` draws them; or the one that was named."""
         if exemplar != "auto":
             return {exemplar}
-        others = [attempt_of(_dive(row)) for row in self.rows.values()]
+        others = [attempt_of(_dive(row)) for name, row in self.rows.items() if name not in self.guests]
         try:
             choice = choose_exemplars(
                 [attempt_of(_dive(clip))],

@@ -17,9 +17,10 @@ class Request:
     Attributes:
         action_type: as what it is to be scored; empty = the only one the model knows, or the exemplar's.
         difficulty: of a dive; None = that of the training dives of the same number.
-        exemplar: auto, or the name of one training dive.
+        exemplar: auto, the name of one training dive, or with `exemplar_score` the path of a video.
         start_s, end_s: the part that is the performance; None = from the start, to the end.
         box: where the athlete is, x1, y1, x2, y2 in px of the upright frame; None = anywhere.
+        exemplar_score: what judges gave the exemplar that is a video.
     """
 
     action_type: str = ""
@@ -28,6 +29,7 @@ class Request:
     start_s: float | None = None
     end_s: float | None = None
     box: tuple[float, float, float, float] | None = None
+    exemplar_score: float | None = None
 
 
 def request_of(texts: Mapping[str, str]) -> Request:
@@ -36,7 +38,8 @@ def request_of(texts: Mapping[str, str]) -> Request:
     Raises:
         ConfigError: there is no such name, or a value is no number.
     """
-    known = [field.name for field in fields(Request)]
+    # Whoever writes an address names no file of this machine.
+    known = [field.name for field in fields(Request) if field.name != "exemplar_score"]
     for name in texts:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)

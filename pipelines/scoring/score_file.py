@@ -19,7 +19,13 @@ RESUME = "resume"
 """Column of a line that says of which file and which question it is."""
 
 
-def question(description: dict[str, Any], specs: dict[str, Any], request: Request, max_seconds: float) -> str:
+def question(
+    description: dict[str, Any],
+    specs: dict[str, Any],
+    request: Request,
+    max_seconds: float,
+    exemplar_sha256: str = "",
+) -> str:
     """Names what was asked: the same of two runs whose answers are interchangeable.
 
     Args:
@@ -27,8 +33,9 @@ def question(description: dict[str, Any], specs: dict[str, Any], request: Reques
         specs: family -> how its rows are made.
         request: what is asked of each video.
         max_seconds: longest performance.
+        exemplar_sha256: of the exemplar's file, if it is one.
     """
-    told = [__version__, description["sha256"], specs, asdict(request), max_seconds]
+    told = [__version__, description["sha256"], specs, asdict(request), max_seconds, exemplar_sha256]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -15,8 +15,9 @@ from pipelines.errors import ConfigError
 from pipelines.evaluate import load_members
 from pipelines.scoring import two_stage
 from pipelines.scoring.distance import Distance, Known, describe, distances, nearest_action
+from pipelines.scoring.exemplar_file import guest_row, settle
 from pipelines.scoring.explanation import Explanation
-from pipelines.scoring.extraction import Extractor, Recording, Seen
+from pipelines.scoring.extraction import Extractor, Recording
 from pipelines.scoring.interval import Interval, interval_of
 from pipelines.scoring.neighbours import known_clips
 from pipelines.scoring.quality import Warning, distance_warnings, pose_warnings, time_warnings
@@ -115,6 +116,15 @@ class VideoScorer:
         """Raises the ConfigError that `score` would raise for this request, whatever the video."""
         self._clip(Path("any"), request)
 
+    def settled(self, request: Request) -> Request:
+        """A request typed on this machine, its exemplar found; see `exemplar_file.settle`."""
+        return settle(request, self.bank.rows.values()) if self.bank is not None else request
+
+    def exemplar_sha256(self, request: Request) -> str:
+        """Of the video that was invited as the exemplar; empty if there is none."""
+        guest = self.bank.guests.get(request.exemplar) if self.bank is not None else None
+        return guest.pose()["source_sha256"] if guest else ""
+
     def score(self, video: Path, request: Request) -> Scored:
         """Scores one video.
 
@@ -123,11 +133,10 @@ class VideoScorer:
             ConfigError: the request does not say enough, see `two_stage.action_of` and `dive.Bank.complete`.
         """
         clip = self._clip(video, request)
-        recording = self.extractor.extract(clips_table({name: [value] for name, value in clip.items()}))
+        recording = self._read(video, clip)
         pose = recording.pose()
         blocks = describe(pose["keypoints"], pose["time_s"], pose["skeleton"])
         away = distances(blocks, self.known, clip["action_type"] or "")
-        self._refuse_nobody(video, pose, away, recording.seen)
         if self.bank is not None:
             from pipelines.scoring import dive
 
@@ -179,16 +188,42 @@ class VideoScorer:
             sides = ("box_x1_px", "box_y1_px", "box_x2_px", "box_y2_px")
             clip |= dict(zip(sides, request.box, strict=True))
         if self.bank is not None:
+            if request.exemplar_score is not None:
+                self._invite(self.bank, request, request.exemplar_score)
             return self.bank.complete(clip, request.exemplar)
+        if request.exemplar != "auto":
+            cause = "names a dive to compare with, and this model compares with none"
+            raise ConfigError("--exemplar", cause, "leave it out, or give a run of `aqa train hp-mcore`")
         return clip | {"action_type": two_stage.action_of(self.description, request.action_type)}
 
-    def _refuse_nobody(self, video: Path, pose: dict[str, Any], away: list[Distance], seen: Seen) -> None:
+    def _invite(self, bank: Bank, request: Request, score: float) -> None:
+        """Makes the exemplar that is a video one of the dives that can be named."""
+        from pipelines.scoring import dive
+
+        name = request.exemplar
+        if name in bank.guests and bank.rows[name]["score"] == score:
+            return
+        clip = self._clip(Path(name), Request(request.action_type, request.difficulty)) | {"clip_id": name}
+        try:
+            recording = self._read(Path(name), clip)
+        except Refused as error:
+            raise ConfigError("--exemplar", f"{name}: {error.cause}", error.remedy) from error
+        verdict = dive.score(recording, self.tensors, self.description, bank, "auto")
+        time_s = recording.pose()["time_s"]
+        bank.invite(recording, guest_row(clip, verdict, score, time_s, bank.clips.schema))
+
+    def _read(self, video: Path, clip: dict[str, Any]) -> Recording:
+        """Poses and features of a video that shows somebody."""
+        recording = self.extractor.extract(clips_table({name: [value] for name, value in clip.items()}))
+        pose, seen = recording.pose(), recording.seen
+        blocks = describe(pose["keypoints"], pose["time_s"], pose["skeleton"])
+        away = distances(blocks, self.known, clip["action_type"] or "")
         mean = pose["mean_confidence"] or 0.0
         lowest = self._lowest_confidence()
         posture = next((distance for distance in away if distance.block == "view"), None)
         far = posture is not None and posture.value > FAR_OFF * posture.limit
         if mean >= NOBODY and not (far and mean < lowest):
-            return
+            return recording
         cause = f"nobody is recognised in it: mean confidence of the joints {mean:.2f}"
         if posture is not None:
             cause += f" (training clips at least {lowest:.2f}), distance of the posture {posture.value:.2f}"

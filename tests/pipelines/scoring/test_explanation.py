@@ -25,8 +25,12 @@ def test_procedures_are_stretched_to_each_other():
     assert both.part_of(np.array([-1, 0.5, 1.0, 5.0])).tolist() == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="2 procedures do not fit 1"):
         Alignment(np.array([0.0, 1.0, 3.0]), np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="do not rise"):
-        Alignment(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 2.0]))
+    for own, other in (([0.0, 1.0, 0.5], [0.0, 1.0, 2.0]), ([0.0, 1.0, 2.0], [0.0, 1.0, 1.0])):
+        with pytest.raises(ValueError, match="do not rise"):
+            Alignment(np.array(own), np.array(other))
+    empty = Alignment(np.array([0.0, 0.0, 2.0]), np.array([10.0, 14.0, 15.0]))  # as a poor model may find
+    assert empty.to_other(np.array([0.5, 1.0, 2.0])) == pytest.approx([14.25, 14.5, 15.0])
+    assert empty.part_of(np.array([0.0, 1.0])).tolist() == [1, 1]
 
 
 def test_nothing_is_made_up_where_a_joint_was_not_seen():
