@@ -68,7 +68,7 @@ def score(
         videos: files, and folders of which all videos are taken.
         model: run folder of `aqa train expert` or `aqa train hp-mcore`, its model folder, or a bundle.
         given: settings of `aqa extract` that somebody set; the others are as in the training.
-        request: what is asked, the same of all videos.
+        request: the same of all videos.
         store: where the store of the training is now; None = where it was.
         weights: kind of visual features -> weights file of its network.
         max_seconds: longest performance.
@@ -84,8 +84,7 @@ def score(
 
     Raises:
         ConfigError: the model cannot score videos, or the request does not say enough.
-        StorageError: overlay or page cannot be written.
-        WriterError, CorruptError: see `ScoreFile`.
+        StorageError: overlay or page cannot be written; WriterError, CorruptError: see `ScoreFile`.
     """
     files = find_videos(videos)
     shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
@@ -93,15 +92,13 @@ def score(
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
     told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
-        request = scorer.settled(request)
-        stage = replace(stage, request=request)
+        stage = replace(stage, request=(request := scorer.settled(request)))
         scorer.check(request)
         shown.check_kind(scorer.kind)
         specs = {family: work.spec for family, work in scorer.extractor.works.items()}
         file = None
         if out is not None:
-            sha256 = scorer.exemplar_sha256(request)
-            asked = question(scorer.description, specs, request, max_seconds, sha256)
+            asked = question(scorer.description, specs, request, max_seconds, scorer.exemplar_sha256(request))
             file = stack.enter_context(ScoreFile(out, asked))
             told = {video: known for video in files if (known := file.done(video))}
         earlier, todo = len(told), [video for video in files if video not in told]

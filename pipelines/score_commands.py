@@ -30,6 +30,12 @@ _SideBySide = Annotated[
     Parameter(help="Write the dive beside its exemplar, aligned by procedure, to this .mp4 file."),
 ]
 
+_Judged = Annotated[
+    float | None,
+    Parameter(
+        help="What judges gave the dive that --exemplar FILE shows; of the same number and difficulty."
+    ),
+]
 _Out = Annotated[
     Path | None,
     Parameter(help="Add a JSON line per finished video to this file; videos it holds are not scored again."),
@@ -43,7 +49,7 @@ def score(
     action_type: str = "",
     difficulty: float | None = None,
     exemplar: str = "auto",
-    exemplar_score: float | None = None,
+    exemplar_score: _Judged = None,
     start_s: float | None = None,
     end_s: float | None = None,
     box: str = "",
@@ -76,8 +82,6 @@ def score(
         Degree of difficulty of a dive; else that of the training dives of the same number.
     exemplar
         auto, the clip_id of the one training dive to compare with, or a video file with --exemplar-score.
-    exemplar_score
-        What judges gave the dive in that file; it is of the same dive number and difficulty.
     start_s
         First second of the performance; else the start of the file.
     end_s

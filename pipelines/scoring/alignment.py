@@ -12,7 +12,7 @@ class Alignment:
     """Where the procedures of two performances begin and end.
 
     Attributes:
-        own: (P + 1,) seconds of the one performance, never falling: a model may find a procedure of no length.
+        own: (P + 1,) seconds of the one performance, never falling: a procedure found may have no length.
         other: (P + 1,) seconds of the other one, rising.
     """
 

@@ -1,0 +1,146 @@
+"""Whether the intervals of 90 % that `aqa score` states hold 90 % of the scores of people it never saw.
+
+    python benchmarks/interval_coverage.py rendered --folder FOLDER [--clips 160] [--out FILE]
+    python benchmarks/interval_coverage.py kimore --data DATA/kimore [--out FILE]
+
+The test people of one fitted model are halved by chance, many times. The errors of one half are what the
+program keeps of a run, `pipelines.scoring.interval.interval_of` makes an interval of them for each clip of the
+other half, and the share of judged scores inside is counted. Nobody is in both halves, nor in the training.
+
+* rendered: videos of exercises are drawn and their poses seen by the shipped network; an expert of the demo's
+  size learns from two fifths of the people. FOLDER keeps everything; run again, it goes on.
+* kimore: real patients, skeletons; the angles expert (kernels and trees) on each of the ten published splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.scoring.interval import ERRORS, LEVEL, interval_of
+
+HALVINGS = 20
+Row = dict[str, Any]  # subject_id, action_type, score, predicted
+
+
+def covered(rows: list[Row], seed: int, halvings: int = HALVINGS) -> list[dict[str, float]]:
+    """Of each halving of the people: share of the other half's scores inside, mean half width in points."""
+    people, found = sorted({row["subject_id"] for row in rows}), []
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(halvings):
+            shuffled = np.random.default_rng([seed, number]).permutation(people)
+            known = set(shuffled[: len(people) // 2])
+            errors = [row for row in rows if row["subject_id"] in known]
+            pq.write_table(pa.Table.from_pylist(errors), Path(name) / ERRORS)
+            others = [row for row in rows if row["subject_id"] not in known]
+            reach = {kind: interval_of(Path(name), kind).reach for kind in {r["action_type"] for r in others}}
+            told = [(abs(row["predicted"] - row["score"]), reach[row["action_type"]]) for row in others]
+            if any(width is None for _, width in told):
+                raise SystemExit("half of the people are too few for an interval: take more clips")
+            found.append(
+                {
+                    "share": float(np.mean([error <= width for error, width in told])),
+                    "reach": float(np.mean([width for _, width in told])),
+                    "clips": len(told),
+                    "errors": len(errors),
+                }
+            )
+    return found
+
+
+def rendered(folder: Path, clips: int) -> list[list[Row]]:
+    """Judged and predicted scores of rendered people that an expert never saw."""
+    from pipelines import demo
+    from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig
+    from pipelines.evaluate import evaluate
+    from pipelines.extract import extract
+    from pipelines.rendered.dataset import render_dataset
+    from pipelines.store import open_store
+    from pipelines.train import expert
+
+    manifest, run = folder / "data" / "clips.csv", folder / "runs" / "expert"
+    if not manifest.is_file():
+        render_dataset(folder / "data", exercises=clips, subjects=clips // 2, dives=0, seed=11)
+    extract(manifest, folder / "store", demo.CONFIG.extract, progress=print)
+    store = open_store(folder / "store")
+    rows = store.clips.read().to_pylist()
+    people = sorted({row["subject_id"] for row in rows})
+    parts = {name: ("train", "val", "test", "test", "train", "test")[k % 6] for k, name in enumerate(people)}
+    parted = [row | {"split": parts[row["subject_id"]]} for row in rows]
+    store.put_clips(pa.Table.from_pylist(parted, schema=store.clips.read().schema))
+    config = Config(expert=demo.CONFIG.expert.model_copy(update={"encoder_units": 48}),
+                    evaluate=EvaluateConfig(bootstrap=100))  # fmt: skip
+    config = Config(
+        expert=ExpertTrainConfig.model_validate(config.expert.model_dump()), evaluate=config.evaluate
+    )
+    expert(folder / "store", "expert", None, config, runs=folder / "runs")
+    evaluate(run, folder / "store", config)
+    return [pq.read_table(run / "predictions.parquet").to_pylist()]
+
+
+def kimore(data: Path) -> list[list[Row]]:
+    """Judged and predicted scores of the test patients of each published split."""
+    from aqa_models.angles_expert.expert import Performance, fit_expert
+    from benchmarks.kimore_assessors import RATE_HZ, Recordings, published_splits
+
+    all_, found = Recordings(data), []
+    for repeat, tested in published_splits(data):
+        test = np.flatnonzero(np.isin(all_.subjects, tested))
+        train = np.flatnonzero(~np.isin(all_.subjects, tested))
+        expert = fit_expert([all_.performances[row] for row in train], RATE_HZ, 0, 5, seed=0)
+        asked = [all_.performances[row] for row in test]
+        predicted = expert.predict([Performance(p.channels, p.exercise, p.subject) for p in asked])
+        found.append(
+            [
+                {
+                    "subject_id": all_.subjects[row],
+                    "action_type": all_.motions[row].action_type,
+                    "score": float(all_.score[row]),
+                    "predicted": float(value),
+                }
+                for row, value in zip(test, predicted, strict=True)
+            ]
+        )
+        print(f"split {repeat}: {len(test)} recordings of {len(tested)} people", flush=True)
+    return found
+
+
+def main() -> None:
+    """Parses, measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("kind", choices=("rendered", "kimore"))
+    parser.add_argument("--folder", type=Path, help="rendered: where everything is kept")
+    parser.add_argument("--clips", type=int, default=160, help="rendered: videos")
+    parser.add_argument("--data", type=Path, help="kimore: folder with the arrays")
+    parser.add_argument("--out", type=Path, help="write the result as JSON")
+    asked = parser.parse_args()
+    if (asked.folder if asked.kind == "rendered" else asked.data) is None:
+        parser.error("rendered needs --folder, kimore needs --data")
+    fits = rendered(asked.folder, asked.clips) if asked.kind == "rendered" else kimore(asked.data)
+    told = [covered(rows, seed) for seed, rows in enumerate(fits)]
+    shares = np.array([[one["share"] for one in of_fit] for of_fit in told])
+    result = {
+        "kind": asked.kind,
+        "stated": LEVEL,
+        "covered": float(shares.mean()),
+        "of_fits": shares.mean(axis=1).tolist(),
+        "halvings": {"lowest": float(shares.min()), "highest": float(shares.max())},
+        "reach_points": float(np.mean([one["reach"] for of_fit in told for one in of_fit])),
+        "test_clips": [len(rows) for rows in fits],
+        "test_people": [len({row["subject_id"] for row in rows}) for rows in fits],
+        "halves": told,
+    }
+    print({key: value for key, value in result.items() if key != "halves"})
+    if asked.out:
+        asked.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
