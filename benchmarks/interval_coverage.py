@@ -4,8 +4,9 @@
     python benchmarks/interval_coverage.py kimore --data DATA/kimore [--out FILE]
 
 The test people of one fitted model are halved by chance, many times. The errors of one half are what the
-program keeps of a run, `pipelines.scoring.interval.interval_of` makes an interval of them for each clip of the
-other half, and the share of judged scores inside is counted. Nobody is in both halves, nor in the training.
+program keeps of a run; `pipelines.scoring.interval.interval_of` makes of them an interval for each clip of
+the other half, and the share of judged scores inside is counted. Nobody is in both halves, nor in the
+training.
 
 * rendered: videos of exercises are drawn and their poses seen by the shipped network; an expert of the demo's
   size learns from two fifths of the people. FOLDER keeps everything; run again, it goes on.
@@ -40,10 +41,12 @@ def covered(rows: list[Row], seed: int, halvings: int = HALVINGS) -> list[dict[s
             errors = [row for row in rows if row["subject_id"] in known]
             pq.write_table(pa.Table.from_pylist(errors), Path(name) / ERRORS)
             others = [row for row in rows if row["subject_id"] not in known]
-            reach = {kind: interval_of(Path(name), kind).reach for kind in {r["action_type"] for r in others}}
-            told = [(abs(row["predicted"] - row["score"]), reach[row["action_type"]]) for row in others]
-            if any(width is None for _, width in told):
-                raise SystemExit("half of the people are too few for an interval: take more clips")
+            told = []
+            for row in others:
+                reach = interval_of(Path(name), row["action_type"]).reach
+                if reach is None:
+                    raise SystemExit("half of the people are too few for an interval: take more clips")
+                told.append((abs(row["predicted"] - row["score"]), reach))
             found.append(
                 {
                     "share": float(np.mean([error <= width for error, width in told])),
@@ -75,11 +78,8 @@ def rendered(folder: Path, clips: int) -> list[list[Row]]:
     parts = {name: ("train", "val", "test", "test", "train", "test")[k % 6] for k, name in enumerate(people)}
     parted = [row | {"split": parts[row["subject_id"]]} for row in rows]
     store.put_clips(pa.Table.from_pylist(parted, schema=store.clips.read().schema))
-    config = Config(expert=demo.CONFIG.expert.model_copy(update={"encoder_units": 48}),
-                    evaluate=EvaluateConfig(bootstrap=100))  # fmt: skip
-    config = Config(
-        expert=ExpertTrainConfig.model_validate(config.expert.model_dump()), evaluate=config.evaluate
-    )
+    settings = ExpertTrainConfig.model_validate(demo.CONFIG.expert.model_dump() | {"encoder_units": 48})
+    config = Config(expert=settings, evaluate=EvaluateConfig(bootstrap=100))
     expert(folder / "store", "expert", None, config, runs=folder / "runs")
     evaluate(run, folder / "store", config)
     return [pq.read_table(run / "predictions.parquet").to_pylist()]

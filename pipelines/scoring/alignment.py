@@ -12,7 +12,8 @@ class Alignment:
     """Where the procedures of two performances begin and end.
 
     Attributes:
-        own: (P + 1,) seconds of the one performance, never falling: a procedure found may have no length.
+        own: (P + 1,) seconds of the one performance, never falling: where a short video
+            shows frames twice, a procedure may have no length.
         other: (P + 1,) seconds of the other one, rising.
     """
 

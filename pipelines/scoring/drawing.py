@@ -137,9 +137,15 @@ def write_text(
 def _fit_text(
     strip: np.ndarray, text: str, left: int, right: int, y: int, colour: tuple[int, int, int]
 ) -> None:
-    """Text in the middle of a span, shortened until it fits; nothing where not even three signs do."""
+    """Text in the middle of a span, shortened until it fits; nothing where not even three signs do.
+
+    A number is never shortened: it would be another number.
+    """
+    whole = text
     while len(text) > 2 and cv2.getTextSize(text, _FONT, 0.4, 1)[0][0] > right - left - 4:
-        text = text[:-1]
+        text = f"{text.rstrip('.')[:-1]}."
+    if text != whole and whole[0] in "+-":
+        return
     size = cv2.getTextSize(text, _FONT, 0.4, 1)[0][0]
     if size <= right - left - 4:
         write_text(strip, text, left + (right - left - size) // 2, y, colour, 0.4)

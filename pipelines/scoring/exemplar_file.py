@@ -59,11 +59,11 @@ def guest_row(
         time_s: (T,) of its sampled frames, more than there are procedures.
         schema: of the row.
     """
-    count = len(verdict.parts) - 1
-    frames = np.searchsorted(time_s, [part.start_s for part in verdict.parts[1:]])
+    count, times = len(verdict.parts) - 1, np.unique(time_s)  # short videos show frames twice
+    frames = np.searchsorted(times, [part.start_s for part in verdict.parts[1:]])
     for number in range(count):  # a procedure of no length gets a frame: annotated ones have some
         first = frames[number - 1] + 1 if number else 1
-        frames[number] = min(max(frames[number], first), len(time_s) - count + number)
-    cuts = [float(time_s[frame]) for frame in frames]
+        frames[number] = min(max(frames[number], first), len(times) - count + number)
+    cuts = [float(times[frame]) for frame in frames]
     told = {"score": score, "transitions_s": cuts, "procedures": [part.name for part in verdict.parts]}
     return pa.Table.from_pylist([clip | told], schema=schema)

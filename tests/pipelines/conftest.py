@@ -152,3 +152,13 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     make_expert(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def diver(tmp_path_factory) -> Path:
+    """Rendered dives, their poses, and a model that compares them."""
+    from rendered_diver import make_diver
+
+    folder = tmp_path_factory.mktemp("diver")
+    make_diver(folder)
+    return folder

@@ -16,20 +16,12 @@ import pytest
 from pipelines import cli
 from pipelines.config import ExtractConfig
 from pipelines.errors import ConfigError
+from pipelines.schema import CLIPS
 from pipelines.scorer import Scorer
-from pipelines.scoring.exemplar_file import settle
+from pipelines.scoring.exemplar_file import guest_row, settle
 from pipelines.scoring.request import Request, request_of
+from pipelines.scoring.verdict import Part, Verdict
 from pipelines.scoring.video_scorer import VideoScorer
-
-
-@pytest.fixture(scope="module")
-def diver(tmp_path_factory) -> Path:
-    """Rendered dives, their poses, and a model that compares them."""
-    from rendered_diver import make_diver
-
-    folder = tmp_path_factory.mktemp("diver")
-    make_diver(folder)
-    return folder
 
 
 def run(capsys, *words: object) -> tuple[int, dict]:
@@ -149,3 +141,14 @@ def test_the_dive_itself_as_its_exemplar_leaves_the_score_as_it_is(diver, tmp_pa
         again = scorer.score(video_of(diver, row["clip_id"]), Request(row["action_type"], row["difficulty"]))
         assert str(mine) not in [one.clip_id for one in again.verdict.exemplars]
         assert again.verdict.score == pytest.approx(row["predicted"], abs=1e-5)
+
+
+def test_procedures_of_no_length_get_a_frame():
+    parts = [
+        Part(name, begin, begin, 0.0) for name, begin in (("a", 0.0), ("b", 0.0), ("c", 0.8), ("d", 0.8))
+    ]
+    verdict = Verdict(9.0, 9.0, "", tuple(parts), "107B")
+    time_s = np.repeat(np.arange(10) / 10, 2)  # a short video, each frame twice
+    (row,) = guest_row({"clip_id": "mine"}, verdict, 60.0, time_s, CLIPS).to_pylist()
+    assert row["transitions_s"] == pytest.approx([0.1, 0.8, 0.9])
+    assert (row["score"], row["procedures"]) == (60.0, ["a", "b", "c", "d"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import chromium
 import pytest
 
+from pipelines import cli
 from pipelines.report import report
 
 pytestmark = [
@@ -85,51 +86,26 @@ def test_a_page_of_a_sweep(browser, sweep, tmp_path) -> None:
     assert_in_order(browser, tmp_path / "page.html")
 
 
-@pytest.fixture(scope="module")
-def filmed(tmp_path_factory) -> Path:
-    """Rendered exercises in data/, their poses in store/, and an expert that learned from them in runs/."""
-    import pyarrow as pa
-
-    from pipelines import demo, evaluate, train
-    from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig
-    from pipelines.datasets.manifest import read_manifest
-    from pipelines.kinds import find_work_of
-    from pipelines.rendered.dataset import render_dataset
-    from pipelines.scoring.extraction import Extractor
-    from pipelines.scoring.settings import works_of
-    from pipelines.store import open_store
-
-    folder = tmp_path_factory.mktemp("filmed")
-    clips = read_manifest(render_dataset(folder / "data", exercises=16, subjects=8, dives=0, seed=2))
-    config = Config().extract.model_copy(update={"sampling": "fps:5"})
-    store = open_store(folder / "store", create=True)
-    store.put_clips(clips)
-    table = store.create_poses(find_work_of(config).spec)
-    detection, work = works_of(config)
-    with Extractor(detection, {"poses": work}, 60, False) as extractor:
-        rows = [extractor.extract(clips.slice(row, 1)).rows["poses"] for row in range(len(clips))]
-    with table.writer() as writer:
-        writer.commit([table.write_file(pa.concat_tables(rows))])
-    small = demo.CONFIG.expert.model_dump() | {"epochs": 3, "encoder_units": 8}
-    settings = Config(expert=ExpertTrainConfig(**small), evaluate=EvaluateConfig(bootstrap=100))
-    train.expert(folder / "store", "expert", None, settings, runs=folder / "runs")
-    evaluate.evaluate(folder / "runs" / "expert", folder / "store", settings)
-    return folder
-
-
 @pytest.mark.parametrize("name", ["store", "runs/expert"])
-def test_pages_with_frames_of_videos(browser, filmed, tmp_path, name) -> None:
-    report(filmed / name, tmp_path / "page.html")
+def test_pages_with_frames_of_videos(browser, trained, tmp_path, name) -> None:
+    report(trained / name, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert text.count("data:image/jpeg") >= 4
     assert "The athletes of these clips are drawn by the program" in text
     assert_in_order(browser, tmp_path / "page.html")
 
 
-def test_the_page_of_a_scored_video(browser, filmed, tmp_path, capsys) -> None:
-    from pipelines import cli
-
-    video = next((filmed / "data" / "videos").glob("*.mp4"))
-    words = ["score", video, "--model", filmed / "runs" / "expert", "--action-type", "Es1"]
+def test_the_page_of_a_scored_exercise(browser, trained, tmp_path, capsys) -> None:
+    video = next((trained / "data" / "videos").glob("*.mp4"))
+    words = ["score", video, "--model", trained / "runs" / "expert", "--action-type", "Es1"]
     assert cli.main([*map(str, words), "--report", str(tmp_path / "page.html")]) == 0
+    assert_in_order(browser, tmp_path / "page.html")
+
+
+@pytest.mark.timeout(900)
+def test_the_page_of_a_scored_dive(browser, diver, tmp_path, capsys) -> None:
+    video = next((diver / "data" / "videos").glob("*.mp4"))
+    words = ["score", video, "--model", diver / "runs" / "dives", "--action-type", "107B"]
+    words += ["--difficulty", 3.0, "--report", tmp_path / "page.html"]
+    assert cli.main([*map(str, words)]) == 0
     assert_in_order(browser, tmp_path / "page.html")
