@@ -54,9 +54,7 @@ def score(
     store: Path | None = None,
     weights: dict[str, Path | None] | None = None,
     max_seconds: float = 120.0,
-    overlay: Path | None = None,
-    report: Path | None = None,
-    side_by_side: Path | None = None,
+    files: dict[str, Path | None] | None = None,
     out: Path | None = None,
     workers: int = 0,
     command: str = "",
@@ -72,7 +70,7 @@ def score(
         store: where the store of the training is now; None = where it was.
         weights: kind of visual features -> weights file of its network.
         max_seconds: longest performance.
-        overlay, report, side_by_side: files to write, of one video; see `Shown`.
+        files: --overlay, --report, --side-by-side -> file to write, of one video; see `Shown`.
         out: file of JSON lines that every finished video is added to; those it holds are not scored again.
         workers: processes of Ray; 0 = everything in this process.
         command: what was typed, for the page.
@@ -86,9 +84,9 @@ def score(
         ConfigError: the model cannot score videos, or the request does not say enough.
         StorageError: overlay or page cannot be written; WriterError, CorruptError: see `ScoreFile`.
     """
-    files = find_videos(videos)
-    shown = Shown({"--overlay": overlay, "--report": report, "--side-by-side": side_by_side}, command)
-    shown.check(len(files))
+    found = find_videos(videos)
+    shown = Shown(files or {}, command)
+    shown.check(len(found), workers)
     stage = ScoreStage(model, given, request, store, weights or {}, max_seconds, use_gpu=False)
     told: dict[Path, dict[str, Any]] = {}
     with stage.load(use_gpu=not workers and _has_gpu()) as scorer, contextlib.ExitStack() as stack:
@@ -100,8 +98,8 @@ def score(
         if out is not None:
             asked = question(scorer.description, specs, request, max_seconds, scorer.exemplar_sha256(request))
             file = stack.enter_context(ScoreFile(out, asked))
-            told = {video: known for video in files if (known := file.done(video))}
-        earlier, todo = len(told), [video for video in files if video not in told]
+            told = {video: known for video in found if (known := file.done(video)) and not shown.wanted}
+        earlier, todo = len(told), [video for video in found if video not in told]
         results = score_over_ray(todo, stage, workers) if workers and todo else (
             (video, told_of(scorer, video, request, shown)) for video in todo
         )  # fmt: skip
@@ -110,10 +108,10 @@ def score(
             if file is not None:
                 file.add(video, one)
             said = f"{one['score']:.2f}" if "score" in one else f"no score ({one['code']})"
-            progress(f"{len(told)}/{len(files)} {video.name}: {said}")
-    ordered = [told[video] for video in files]
-    found = {"model": str(model), **_sorted_out(ordered)}
-    return found | ({"earlier": earlier} if out is not None else {})
+            progress(f"{len(told)}/{len(found)} {video.name}: {said}")
+    ordered = [told[video] for video in found]
+    result = {"model": str(model), **_sorted_out(ordered)}
+    return result | ({"earlier": earlier} if out is not None else {})
 
 
 def _sorted_out(told: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

@@ -97,19 +97,18 @@ def score(
     from pipelines import score as verb
     from pipelines.scoring.request import Request, box_of
 
+    asked = Request(action_type, difficulty, exemplar, start_s, end_s, box_of(box, "--box"), exemplar_score)
     result = verb.score(
         list(video),
         model,
         config.extract,
-        Request(action_type, difficulty, exemplar, start_s, end_s, box_of(box, "--box"), exemplar_score),
+        asked,
         store=store,
         weights={"i3d": i3d_weights, "static": static_weights, "c3d_fc6": c3d_weights},
         max_seconds=max_seconds,
-        overlay=overlay,
-        report=report,
+        files={"--overlay": overlay, "--report": report, "--side-by-side": side_by_side},
         out=out,
         workers=workers,
-        side_by_side=side_by_side,
         command=shlex.join(["aqa", *sys.argv[1:]]),
         progress=logger.info,
     )

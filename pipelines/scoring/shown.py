@@ -17,15 +17,20 @@ class Shown:
     """What to write besides the score.
 
     Args:
-        files: --overlay, --report, --side-by-side -> file, or None.
+        files: --overlay, --report, --side-by-side -> file, or None; those that lack are not wanted.
         command: what was typed, for the page.
     """
 
     files: dict[str, Path | None]
     command: str
 
-    def check(self, videos: int) -> None:
-        """Several videos, a file of another kind, or no such folder: noticed before the work.
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be written."""
+        return any(self.files.values())
+
+    def check(self, videos: int, workers: int = 0) -> None:
+        """Several videos or workers, a file of another kind, or no such folder: noticed before the work.
 
         Raises:
             ConfigError: the flag, and what is wrong.
@@ -36,6 +41,9 @@ class Shown:
             if videos > 1:
                 cause = "names one file, and there are several videos"
                 raise ConfigError(flag, cause, "score one video at a time")
+            if workers:
+                cause = "is written by this process, and --workers scores in others"
+                raise ConfigError(flag, cause, "leave --workers out")
             suffix = ".html" if flag == "--report" else ".mp4"
             if path.suffix.lower() != suffix:
                 raise ConfigError(flag, f"{path} does not end with {suffix}", f"name a {suffix} file")
@@ -48,7 +56,7 @@ class Shown:
         Raises:
             ConfigError: the model is another.
         """
-        if self.files["--side-by-side"] and kind != "hp_mcore":
+        if self.files.get("--side-by-side") and kind != "hp_mcore":
             cause = "shows a dive beside its exemplar, and this model compares with none"
             raise ConfigError("--side-by-side", cause, "leave it out, or give a run of `aqa train hp-mcore`")
 
@@ -62,14 +70,14 @@ class Shown:
         Raises:
             StorageError: a file cannot be written.
         """
-        if not any(self.files.values()):
+        if not self.wanted:
             return
         from pipelines.scoring.drawing import Drawer
         from pipelines.scoring.overlay import drawn_frames
         from pipelines.scoring.page import write_page
         from pipelines.scoring.side_by_side import ExemplarFrames, paired_frames, plain_frames
 
-        overlay, report, beside = (self.files[f] for f in ("--overlay", "--report", "--side-by-side"))
+        overlay, report, beside = (self.files.get(f) for f in ("--overlay", "--report", "--side-by-side"))
         clip = found.recording.clip.to_pylist()[0]
         where = (clip["uri"], clip["start_s"], clip["end_s"])
         drawer, shown = Drawer(found.pose, found.verdict), found.explanation.shown

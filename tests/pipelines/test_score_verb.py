@@ -53,6 +53,7 @@ def test_a_wrong_command_line_is_refused_before_the_work(capsys, tmp_path):
         (("a.mp4", "--overlay", tmp_path / "o.avi"), "does not end with .mp4"),
         (("a.mp4", "--report", tmp_path / "no" / "o.html"), "does not exist"),
         (("a.mp4", "b.mp4", "--report", tmp_path / "o.html"), "there are several videos"),
+        (("a.mp4", "--workers", 2, "--report", tmp_path / "o.html"), "--workers scores in others"),
         (("a.mp4", "--box", "1,2,3"), "is no box"),
         (("a.mp4", "--box", "5,5,1,9"), "is no box"),
     ):
