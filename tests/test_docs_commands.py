@@ -13,16 +13,16 @@ from pipelines.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-_PREFIX = re.compile(r"^(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(?:aqa|python -m pipelines) +")
+BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+PREFIX = re.compile(r"^(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(?:aqa|python -m pipelines) +")
 
 
 def commands(page: Path) -> list[str]:
     """Lines of the page's blocks that call the program, without what a shell would read as a comment."""
     found = []
-    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
         for line in block.replace("\\\n", " ").splitlines():
-            if match := _PREFIX.match(line.strip()):
+            if match := PREFIX.match(line.strip()):
                 found.append(line.strip()[match.end() :].replace(" ...", ""))
     return found
 

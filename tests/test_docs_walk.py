@@ -7,17 +7,19 @@ it stands. Commands that need more than this machine run in the tests that `ELSE
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.test_docs_commands import PAGES, commands
+from tests.test_docs_commands import BLOCK, PAGES, PREFIX, commands
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("AQA_TEST_DATA", ""))
@@ -28,11 +30,24 @@ ELSEWHERE = {
     r"run |workflow": "tests/pipelines/test_workflow.py",
     r"serve ": "tests/pipelines/test_serve.py",
     r"data import keypoints ": "tests/pipelines/datasets/test_keypoints_npz.py",
-    r"score dive.mp4|score runs/demo": "tests/pipelines/test_score_verb.py",
+    r"score dive.mp4": "tests/pipelines/test_score_dive.py",
+    r"score runs/demo": "tests/pipelines/test_score_verb.py",
     r"tune hp-mcore": "tests/pipelines/test_tune.py",
     r"train angles": "tests/pipelines/angles_expert/test_fit.py",
     r"reproduce runs/es5 --out": "tests/pipelines/test_reproduce.py",
 }
+"""There the same verb runs with other arguments, on small data; the line itself is only parsed."""
+NOT_AQA = {
+    r"make ": "by hand and by the automation: it makes the environment first",
+    r"python -m venv ": "by hand: it downloads an environment",
+    r"export |AQA_\w+=": "settings of a shell; `run` below sets the one that the walk needs",
+    r"curl .*/score": "here: test_the_curl_of_the_serving_page_gets_a_score",
+    r"curl .*/invocations": "the same request without curl: tests/pipelines/test_served_video.py",
+    r"python -m pipelines.workflow (show|run|resume|--datastore)": "tests/pipelines/test_workflow.py",
+    r"python -m pipelines.workflow card view": "nowhere: it opens a browser",
+    r"kubectl ": "nowhere: it needs a cluster of Kubernetes",
+}
+"""Other programs on the pages, and where such a line is executed."""
 FILLED = {
     r"KIMORE_FOLDER --store store": f"{DATA / 'kimore' / 'official_layout_sample'} --store imported",
     r"utkinect FOLDER --store store": f"utkinect {DATA / 'utkinect'} --store imported",
@@ -140,6 +155,20 @@ def story() -> list[tuple[str, str]]:
     return [(page, line) for page, line in found if not any(re.match(key, line) for key in ELSEWHERE)]
 
 
+def other_lines() -> list[str]:
+    """Lines of the pages' blocks that call another program than `aqa`."""
+    lines = [line.strip() for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))
+             for line in block.replace("\\\n", " ").splitlines()]  # fmt: skip
+    programs = r"(make|export|python|pip|uv|curl|mlflow|kubectl|ray|docker|sbatch|ssh|helm|pytest|bash)\b"
+    return [line for line in lines if re.match(programs, line) and not PREFIX.match(line)]
+
+
+def test_every_line_of_another_program_is_accounted_for():
+    lines = other_lines()
+    assert len(lines) > 10
+    assert [line for line in lines if not any(re.match(key, line) for key in NOT_AQA)] == []
+
+
 def test_tests_that_run_commands_elsewhere_are_there():
     assert [name for name in ELSEWHERE.values() if not (ROOT / name).is_file()] == []
     assert len(story()) > 30
@@ -157,3 +186,35 @@ def test_a_newcomer_can_type_every_command(place: Path):
             if command not in done:
                 run(place, command)
                 done.add(command)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
+def test_the_curl_of_the_serving_page_gets_a_score(place: Path):
+    """On the model that the walk before it made."""
+    if not (place / "runs" / "expert" / "bundle").is_dir():
+        pytest.skip("the walk before this test made no model")
+    (line,) = [line for line in other_lines() if re.match(r"curl .*/score", line)]
+    words = [sys.executable, "-m", "pipelines", "serve", "--model", "runs/expert/bundle", "--port", "0"]
+    log = place / "serve.log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            words, cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=file, stderr=file
+        )
+    try:
+        until = time.monotonic() + 600
+        while " on http://" not in log.read_text():
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.5)
+        address = log.read_text().partition(" on ")[2].split()[0].removesuffix("/")
+        typed_line = line.replace("http://127.0.0.1:8000", address).replace("Es5", "Es1")
+        done = subprocess.run(
+            shlex.split(typed_line), cwd=place, capture_output=True, text=True, timeout=300, check=True
+        )
+        (told,) = json.loads(done.stdout)["scored"]
+        assert told["score"] == pytest.approx(told["base"]["points"] + sum(p["delta"] for p in told["parts"]))
+    finally:
+        server.terminate()
+        server.wait(120)
