@@ -8,8 +8,8 @@ program keeps of a run; `pipelines.scoring.interval.interval_of` makes of them a
 the other half, and the share of judged scores inside is counted. Nobody is in both halves, nor in the
 training.
 
-* rendered: videos of exercises are drawn and their poses seen by the shipped network; an expert of the demo's
-  size learns from two fifths of the people. FOLDER keeps everything; run again, it goes on.
+* rendered: videos of exercises are drawn and the shipped network sees their poses, five a second; an expert of
+  the demo's size learns from half of the people. FOLDER keeps videos and poses for another run.
 * kimore: real patients, skeletons; the angles expert (kernels and trees) on each of the ten published splits.
 """
 
@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.schema import CLIPS
 from pipelines.scoring.interval import ERRORS, LEVEL, interval_of
 
 HALVINGS = 20
@@ -62,22 +63,32 @@ def rendered(folder: Path, clips: int) -> list[list[Row]]:
     """Judged and predicted scores of rendered people that an expert never saw."""
     from pipelines import demo
     from pipelines.config import Config, EvaluateConfig, ExpertTrainConfig
+    from pipelines.datasets.manifest import read_manifest
     from pipelines.evaluate import evaluate
-    from pipelines.extract import extract
+    from pipelines.kinds import find_work_of
     from pipelines.rendered.dataset import render_dataset
+    from pipelines.scoring.extraction import Extractor
+    from pipelines.scoring.settings import works_of
     from pipelines.store import open_store
     from pipelines.train import expert
 
     manifest, run = folder / "data" / "clips.csv", folder / "runs" / "expert"
     if not manifest.is_file():
         render_dataset(folder / "data", exercises=clips, subjects=clips // 2, dives=0, seed=11)
-    extract(manifest, folder / "store", demo.CONFIG.extract, progress=print)
-    store = open_store(folder / "store")
-    rows = store.clips.read().to_pylist()
+    rows = read_manifest(manifest).to_pylist()
     people = sorted({row["subject_id"] for row in rows})
     parts = {name: ("train", "val", "test", "test", "train", "test")[k % 6] for k, name in enumerate(people)}
-    parted = [row | {"split": parts[row["subject_id"]]} for row in rows]
-    store.put_clips(pa.Table.from_pylist(parted, schema=store.clips.read().schema))
+    table = pa.Table.from_pylist([row | {"split": parts[row["subject_id"]]} for row in rows], schema=CLIPS)
+    if not (folder / "store").is_dir():
+        asked = Config().extract.model_copy(update={"sampling": "fps:5"})
+        detection, work = works_of(asked)
+        with Extractor(detection, {"poses": work}, 60, False) as extractor:
+            seen = [extractor.extract(table.slice(row, 1)).rows["poses"] for row in range(len(table))]
+        store = open_store(folder / "store", create=True)
+        store.put_clips(table)
+        poses = store.create_poses(find_work_of(asked).spec)
+        with poses.writer() as writer:
+            writer.commit([poses.write_file(pa.concat_tables(seen))])
     settings = ExpertTrainConfig.model_validate(demo.CONFIG.expert.model_dump() | {"encoder_units": 48})
     config = Config(expert=settings, evaluate=EvaluateConfig(bootstrap=100))
     expert(folder / "store", "expert", None, config, runs=folder / "runs")
