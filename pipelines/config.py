@@ -305,6 +305,8 @@ class ExperimentConfig(Section):
     """Only these rows, by the names in docs/experiments.md; empty = all."""
     exercises: tuple[str, ...] = ()
     """Only these exercises, e.g. Es1,Es5; empty = all."""
+    recognition_only: bool = False
+    """Of table2 the recognition of NW-UCLA's actions alone, without KIMORE's scores."""
     pretrain_on: tuple[str, ...] = ("nw_ucla", "utkinect")
     """Folders of DATA with healthy motion, or controls = the healthy training people of each split."""
     quick: bool = False

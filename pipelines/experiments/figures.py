@@ -50,8 +50,8 @@ def document_of(name: str, blocks: list[Block], note: str) -> dict[str, Any]:
 
     Returns:
         table, note, quoted {title: figures}, and blocks: material, title, task, parts, splits, pooled,
-        and rows with row, title, splits, the paper's figures and ours (value, low, high; value null where
-        undefined).
+        settings of its own, and rows with row, title, splits, the paper's figures and ours (value, low,
+        high; value null where undefined).
     """
     return {
         "table": name,
@@ -73,6 +73,7 @@ def _block(block: Block) -> dict[str, Any]:
         "splits": max(1, len(material.splits)),
         "test_people": material.sizes()[1],
         "pooled": material.pooled,
+        "settings": dict(material.settings),
         "rows": rows,
     }
 

@@ -16,6 +16,9 @@ def markdown(document: dict[str, Any]) -> str:
         lines += [f"## {block['title']}", ""]
         shown = _score_lines(block) if block["task"] == "score" else _class_lines(block)
         lines += [*shown, ""]
+        if own := block["settings"]:
+            told = ", ".join(f"{path} {value}" for path, value in sorted(own.items()))
+            lines += [f"Settings of its own: {told}.", ""]
     if document["quoted"]:
         lines += ["## Quoted from the paper, not run here", "", "| row | figures | mean |", "|---|---|---|"]
         for title, figures in document["quoted"].items():
