@@ -163,15 +163,17 @@ _RECOGNITION_INPUTS = {
 _RECOGNITION_SIZES = {
     **{name: "64" for name in _REDUCED if name.endswith("_units")},
     "pretrain.model.discriminator_units": "16",
-    "pretrain.epochs": "10",
+    "pretrain.model.encoder_kind": "tcn",
+    "pretrain.epochs": "8",
     "pretrain.batch_size": "64",
     "pretrain.optimizer.learning_rate": "3e-3",
     "pretrain.crop_frames": "24",
+    "expert.encoder_kind": "tcn",
     "expert.epochs": "25",
     "expert.batch_size": "64",
     "expert.optimizer.learning_rate": "6e-3",
     "expert.optimizer.schedule": "warmup_cosine",
-    "expert.feature_dropout": "0.2",
+    "expert.feature_dropout": "0.3",
     "expert.crop_share": "0.8",
 }
 # Chosen without camera 3, by learning from camera 1 and judging camera 2: docs/experiments.md.

@@ -241,6 +241,10 @@ def test_heading_of_the_body_needs_three_dimensions_and_hips_and_shoulders():
     flat, hidden, point = body(4)[:, :, :2], body(4), np.zeros((4, 15, 3))
     hidden[:, 9] = np.nan  # the left hip
     point[:, 0, 1] = 1
-    for xyz, why in ((flat, "needs 3-D"), (hidden, "needs 3-D keypoints that show both"), (point, "one point")):
+    for xyz, why in (
+        (flat, "needs 3-D"),
+        (hidden, "needs 3-D keypoints that show both"),
+        (point, "one point"),
+    ):
         with pytest.raises(ValueError, match=why):
             make_sequence(xyz, np.arange(4) / 10, "c15", config)

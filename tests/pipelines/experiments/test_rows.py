@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.experiments.rows import PRETEXTS, QUOTED, TABLES, chosen_rows, recognition_settings, size_settings
+from pipelines.experiments.rows import (
+    PRETEXTS,
+    QUOTED,
+    TABLES,
+    chosen_rows,
+    recognition_settings,
+    size_settings,
+)
 from pipelines.settings import load_config
 
 MEANS = {  # as the paper's own columns "Avg." say
