@@ -8,8 +8,8 @@ program keeps of a run; `pipelines.scoring.interval.interval_of` makes of them a
 the other half, and the share of judged scores inside is counted. Nobody is in both halves, nor in the
 training.
 
-* rendered: videos of exercises are drawn and the shipped network sees their poses, five a second; an expert of
-  the demo's size learns from half of the people. FOLDER keeps videos and poses for another run.
+* rendered: videos of exercises are drawn, the shipped network sees their poses five times a second, and an
+  expert of the demo's size learns from half of the people. FOLDER keeps videos and poses for another run.
 * kimore: real patients, skeletons; the angles expert (kernels and trees) on each of the ten published splits.
 """
 
@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +86,13 @@ def rendered(folder: Path, clips: int) -> list[list[Row]]:
         detection, work = works_of(asked)
         with Extractor(detection, {"poses": work}, 60, False) as extractor:
             seen = [extractor.extract(table.slice(row, 1)).rows["poses"] for row in range(len(table))]
-        store = open_store(folder / "store", create=True)
+        shutil.rmtree(folder / "store.partial", ignore_errors=True)
+        store = open_store(folder / "store.partial", create=True)
         store.put_clips(table)
         poses = store.create_poses(find_work_of(asked).spec)
         with poses.writer() as writer:
             writer.commit([poses.write_file(pa.concat_tables(seen))])
+        (folder / "store.partial").rename(folder / "store")
     settings = ExpertTrainConfig.model_validate(demo.CONFIG.expert.model_dump() | {"encoder_units": 48})
     config = Config(expert=settings, evaluate=EvaluateConfig(bootstrap=100))
     expert(folder / "store", "expert", None, config, runs=folder / "runs")
@@ -98,7 +102,7 @@ def rendered(folder: Path, clips: int) -> list[list[Row]]:
 
 def kimore(data: Path) -> list[list[Row]]:
     """Judged and predicted scores of the test patients of each published split."""
-    from aqa_models.angles_expert.expert import Performance, fit_expert
+    from aqa_models.angles_expert.expert import fit_expert
     from benchmarks.kimore_assessors import RATE_HZ, Recordings, published_splits
 
     all_, found = Recordings(data), []
@@ -106,8 +110,7 @@ def kimore(data: Path) -> list[list[Row]]:
         test = np.flatnonzero(np.isin(all_.subjects, tested))
         train = np.flatnonzero(~np.isin(all_.subjects, tested))
         expert = fit_expert([all_.performances[row] for row in train], RATE_HZ, 0, 5, seed=0)
-        asked = [all_.performances[row] for row in test]
-        predicted = expert.predict([Performance(p.channels, p.exercise, p.subject) for p in asked])
+        predicted = expert.predict([replace(all_.performances[row], score=None) for row in test])
         found.append(
             [
                 {
