@@ -6,6 +6,7 @@ fields; the first lines there tell from what it was written.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,8 +38,13 @@ def _name(path: Path) -> str:
     return path.relative_to(CLUSTER).as_posix()
 
 
+@cache
+def _read(path: Path) -> list[dict]:
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
+
+
 def _documents(path: Path) -> list[dict]:
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    return copy.deepcopy(_read(path))
 
 
 def test_the_files_are_there():
@@ -132,8 +139,15 @@ KINDS = ("RayCluster", "RayJob", "RayCronJob")
 
 def _kuberay_errors(document: dict) -> list[str]:
     """Place and keyword of what KubeRay would refuse, e.g. `spec.suspend type`."""
-    errors = Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(document)
-    return [f"{'.'.join(map(str, error.absolute_path))} {error.validator}" for error in errors]
+    return [
+        f"{'.'.join(map(str, error.absolute_path))} {error.validator}"
+        for error in _kuberay().iter_errors(document)
+    ]
+
+
+@cache
+def _kuberay() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(SCHEMA.read_bytes()))
 
 
 def _cluster(document: dict) -> dict:
