@@ -50,13 +50,6 @@ PATIENCE_S = 300
 WORKERS = (1, 2)
 HEAD = "10.77.0.1"
 EPOCHS = 100
-# A raylet that must find out its agents' ports dies if they need more than 15 s to start (Ray's issue 65983).
-PORTS = [
-    "--dashboard-agent-grpc-port=7001",
-    "--dashboard-agent-listen-port=7002",
-    "--runtime-env-agent-port=7003",
-    "--metrics-export-port=7004",
-]
 SMALL = """
 [pretrain]
 epochs = 100
@@ -134,13 +127,13 @@ class Nodes:
 
     def start_head(self) -> None:
         options = ["--head", "--port=6379", f"--node-ip-address={HEAD}", "--dashboard-host=0.0.0.0"]
-        options += [f"--temp-dir={self.folder}", "--num-cpus=0", "--object-store-memory=100000000", *PORTS]
+        options += [f"--temp-dir={self.folder}", "--num-cpus=0", "--object-store-memory=100000000"]
         self.exits.enter_context(ray_node.node(*options, prefix=self.inside(0)))
 
     def start_worker(self, number: int) -> None:
         """Starts a node, again and again if it must be: on a busy machine some of its processes are late."""
         options = [f"--address={HEAD}:6379", f"--node-ip-address=10.77.0.1{number}", "--num-cpus=1"]
-        options += ["--object-store-memory=100000000", *PORTS]
+        options.append("--object-store-memory=100000000")
         self.wanted.add(number)
         self.keepers[number] = threading.Thread(target=self._keep, args=(number, options), daemon=True)
         self.keepers[number].start()
