@@ -3,14 +3,14 @@
     python benchmarks/simulate_cluster.py measure VIDEOS --out services.json [--clips 12]
     python benchmarks/simulate_cluster.py run --services services.json [--nodes 64] [--scale 1 0.5]
 
-`measure` decodes real clips and runs the shipped pose network on them, one core each, and notes the processor
-seconds of every clip, which other programs on the machine do not change as they do seconds of the clock.
-`run` sends clips through the program's own plan of workers (pools.best_sizes), stages (stream, run_pools on Ray
-Data), collector and commits; only that decoders and networks sleep for the seconds that were measured instead
-of working, and hand on rows without pixels. The cluster is one local Ray whose logical processors and GPUs are
-those of all nodes: 64 real Ray nodes do not fit into a small machine, so what nodes cost beside their workers
-(heartbeats, the way of pixels over a network) is not in it; the workers, as processes, and every message to and
-from them are.
+`measure` decodes real clips and runs the shipped pose network on them, one core each, and notes the
+processor seconds of every clip, which other programs on the machine do not change as they do seconds of the
+clock. `run` sends clips through the program's own plan of workers (pools.best_sizes), stages (stream,
+run_pools on Ray Data), collector and commits; only that decoders and networks sleep for the seconds that
+were measured instead of working, and hand on rows without pixels. The cluster is one local Ray whose
+logical processors and GPUs are those of all nodes: 64 real Ray nodes do not fit into a small machine, so
+what nodes cost beside their workers (heartbeats, the way of pixels over a network) is not in it; the
+workers, as processes, and every message to and from them are.
 
 A node has one GPU (a network takes 1/--gpu-speed of the measured seconds there) and --cpus cores. The ideal
 rate is that of the slower pool if no worker ever waits. Told: the rate between the 10th and the 90th
