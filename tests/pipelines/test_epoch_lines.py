@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+import time
+
+from pipelines import epoch_lines
+from pipelines.checkpoint import newest_epoch
+
+
+def test_what_a_line_says():
+    rows = [{"epoch": epoch, "loss": 0.5, "val_loss": 0.25, "seconds": 9.0} for epoch in range(10)]
+    rows += [{"epoch": epoch, "loss": 0.4, "val_loss": 0.12345, "seconds": 3.0} for epoch in range(10, 40)]
+    assert epoch_lines.line_of(rows, 100) == "epoch 40/100, loss 0.4, val_loss 0.1235, ETA 3:00"
+    assert epoch_lines.line_of([{"epoch": 0}], 1) == "epoch 1/1, ETA 0:00"
+
+
+def test_lines_come_from_the_file_that_a_worker_elsewhere_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(epoch_lines, "EVERY_S", 0.02)
+    file, said = tmp_path / "metrics.jsonl", []
+    with epoch_lines.epoch_lines(tmp_path, 5, said.append):
+        time.sleep(0.1)
+        assert said == []  # no epoch, no line
+        file.write_text(json.dumps({"epoch": 1, "loss": 0.5, "seconds": 2.0}) + '\n{"epoch": 2, "lo')
+        deadline = time.monotonic() + 20
+        while not said:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert set(said) == {"epoch 2/5, loss 0.5, ETA 0:06"}
+    count = len(said)
+    time.sleep(0.1)
+    assert len(said) == count
+
+
+def test_newest_epoch(tmp_path):
+    assert newest_epoch(tmp_path / "none") == 0
+    for epoch, whole in ((3, True), (12, True), (15, False)):
+        folder = tmp_path / f"epoch-{epoch:06d}"
+        folder.mkdir()
+        if whole:
+            (folder / "COMPLETE").touch()
+    assert newest_epoch(tmp_path) == 12
