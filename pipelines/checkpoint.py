@@ -109,7 +109,7 @@ def load_newest(folder: Path, identity: dict[str, Any]) -> Checkpoint | None:
 
 
 def newest_epoch(folder: Path) -> int:
-    """After which epoch the newest whole checkpoint was written; 0 = there is none. Its content is not read."""
+    """After which epoch the newest whole checkpoint was written; 0 = there is none. Nothing in it is read."""
     whole = (path for path in _newest_first(folder) if (path / "COMPLETE").exists())
     return next((int(path.name.removeprefix("epoch-")) for path in whole), 0)
 

@@ -41,7 +41,7 @@ def _namespaces_work() -> bool:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ray,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         not _namespaces_work(), reason="network namespaces need root and `ip` (Debian: iproute2)"
     ),
