@@ -398,6 +398,7 @@ def test_compose_starts_two_closed_nodes():
         assert node["secrets"] == ["ray_token"]
         assert node["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
         assert node["cap_drop"] == ["ALL"]
+        assert node["restart"] == "on-failure"
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for volume in service.get("volumes", []):
