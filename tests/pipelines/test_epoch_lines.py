@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
+from types import SimpleNamespace
+from typing import Any
 
-from pipelines import epoch_lines
+import pytest
+
+from pipelines import epoch_lines, run_folder
 from pipelines.checkpoint import newest_epoch
+from pipelines.config import AnglesTrainConfig, PretrainConfig
 
 
 def test_what_a_line_says():
@@ -39,3 +46,22 @@ def test_newest_epoch(tmp_path):
         if whole:
             (folder / "COMPLETE").touch()
     assert newest_epoch(tmp_path) == 12
+
+
+@pytest.mark.parametrize(("workers", "told"), [(0, False), (2, True)])
+def test_a_training_that_goes_on_elsewhere_is_told_here(tmp_path, caplog, workers, told):
+    """Here, the loop itself says it."""
+    (tmp_path / "checkpoints" / "epoch-000012").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "epoch-000012" / "COMPLETE").touch()
+    job: Any = SimpleNamespace(config=PretrainConfig(num_workers=workers))
+    with caplog.at_level(logging.WARNING), run_folder._told(job, tmp_path, None):
+        pass
+    assert ("going on after epoch 12" in caplog.text) == told
+
+
+def test_trials_and_what_has_no_epochs_say_nothing(tmp_path):
+    quiet = contextlib.nullcontext
+    job: Any = SimpleNamespace(config=PretrainConfig())
+    assert isinstance(run_folder._told(job, tmp_path, lambda row: False), quiet)
+    job = SimpleNamespace(config=AnglesTrainConfig())
+    assert isinstance(run_folder._told(job, tmp_path, None), quiet)
