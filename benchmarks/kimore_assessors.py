@@ -11,10 +11,12 @@ Floors, on the same splits: extremely randomised trees on 157 statistics (benchm
 camera stood and how the feet were set (9 numbers), patient or control, and the median training score.
 Differences to the trees are paired over the splits by the corrected resampled t-test. Rows called `person`
 see all recordings of the test person: another task. `angles` is kernels and trees, `angles_network` has three
-networks besides.
+networks besides. `angles_repetitions` is `angles` that also reads the repetitions which EGCN's authors
+marked by hand (DATA/egcn_repetitions), in training and test.
 
 `--protocols parts` tells on the published splits what each part of `angles` is worth: every member alone, the
-average without the calibrating lines, and a model for each exercise instead of one for all.
+average without the calibrating lines, a model for each exercise instead of one for all, the repetitions
+alone, and their marks without the body (number and lengths).
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from aqa_models.angles_expert.expert import Performance, fit_expert, fold_subjects
+from aqa_models.angles_expert.expert import fit_expert, fold_subjects
 from aqa_models.angles_expert.kernel import across_exercises, fit_scaling, fit_svr, squared_distances
+from aqa_models.angles_expert.performance import Performance
 from aqa_models.metrics import mae, resampled_interval, resampled_t_test, spearman_rho
 from benchmarks.kimore import CONTROLS
 from pipelines.angles_expert.performances import make_performances
@@ -47,9 +50,9 @@ class Recordings:
     """All scored recordings, with what the floors read of them."""
 
     def __init__(self, data: Path):
-        clips, poses, _ = import_("kimore", data)
+        clips, poses, _ = import_("kimore", data, repetitions=data / "egcn_repetitions")
         self.motions = [m for m in load_motions(clips, poses) if m.score is not None]
-        self.performances = make_performances(self.motions, RATE_HZ)
+        self.performances = make_performances(self.motions, RATE_HZ, True)
         self.statistics = np.stack([simple_statistics(motion) for motion in self.motions])
         self.setup = np.stack([camera_setup(motion) for motion in self.motions])
         self.score = np.array([motion.score for motion in self.motions])
@@ -73,14 +76,14 @@ def floors(all_: Recordings, train: np.ndarray, test: np.ndarray, seed: int) -> 
         found["median"][asked] = np.median(all_.score[known])
         means = {flag: all_.score[known][all_.control[known] == flag].mean() for flag in (False, True)}
         found["control_flag"][asked] = [means[flag] for flag in all_.control[rows]]
-    return {**found, "camera_setup": _setup_floor(all_, train, test)}
+    return {**found, "camera_setup": _kernel_on(all_.setup, all_, train, test)}
 
 
-def _setup_floor(all_: Recordings, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The multi-exercise kernel on `camera_setup` alone, with settings fixed beforehand."""
+def _kernel_on(facts: np.ndarray, all_: Recordings, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """(test,) scores by the multi-exercise kernel on (N, F) facts alone, with settings fixed beforehand."""
     kinds = all_.exercise
-    scaling = fit_scaling(all_.setup[train], all_.setup[train], kinds[train])
-    x = scaling(all_.setup, kinds)
+    scaling = fit_scaling(facts[train], facts[train], kinds[train])
+    x = scaling(facts, kinds)
     kernel = across_exercises(np.exp(-0.2 * squared_distances(x, x)), kinds, kinds, 0.5)
     groups = [all_.score[train][kinds[train] == kind] for kind in range(kinds.max() + 1)]
     mean, deviation = np.array([g.mean() for g in groups]), np.array([g.std() for g in groups])
@@ -99,11 +102,12 @@ def score_split(
     if shared:
         raise ValueError(f"subjects {sorted(shared)} are on both sides of a split")
     known = [all_.performances[row] for row in train]
-    asked = [Performance(p.channels, p.exercise, p.subject) for p in (all_.performances[row] for row in test)]
+    asked = [replace(all_.performances[row], score=None) for row in test]
     predicted, chosen = floors(all_, train, test, seed=0), {}
-    for name, networks in (("angles", 0), ("angles_network", seeds)) if seeds else (("angles", 0),):
+    models = [("angles", 0, False), ("angles_repetitions", 0, True)]
+    for name, networks, marked in [*models, ("angles_network", seeds, False)] if seeds else models:
         started = time.perf_counter()
-        expert = fit_expert(known, RATE_HZ, networks, epochs, seed=0)
+        expert = fit_expert(known, RATE_HZ, networks, epochs, seed=0, repetitions=marked)
         predicted[name] = expert.predict(asked)
         predicted[f"{name}_person"] = expert.predict_pooled(asked)
         chosen[name] = {
@@ -123,7 +127,7 @@ def score_split(
 def score_parts(all_: Recordings, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
     """Scores of the test recordings by parts of the angles expert, beside all of it and the floors."""
     known = [all_.performances[row] for row in train]
-    asked = [Performance(p.channels, p.exercise, p.subject) for p in (all_.performances[row] for row in test)]
+    asked = [replace(all_.performances[row], score=None) for row in test]
     predicted = floors(all_, train, test, seed=0)
     expert = fit_expert(known, RATE_HZ, 0, 5, seed=0)
     predicted["angles"] = expert.predict(asked)
@@ -132,6 +136,10 @@ def score_parts(all_: Recordings, train: np.ndarray, test: np.ndarray) -> dict[s
     for place, name in enumerate(expert.members):
         alone = np.eye(len(expert.members))[place]
         predicted[f"{name}_alone"] = replace(expert, weights=alone, lines=plain).predict(asked)
+    marked = fit_expert(known, RATE_HZ, 0, 5, seed=0, repetitions=True)
+    alone = (np.array(list(marked.members)) == "repetitions").astype(np.float64)
+    predicted["marks_alone"] = _kernel_on(np.array([_marks(p) for p in all_.performances]), all_, train, test)
+    predicted["repetitions_alone"] = replace(marked, weights=alone, lines=plain).predict(asked)
     predicted["one_per_exercise"] = np.zeros(len(test))
     for kind in sorted({p.exercise for p in asked}):
         single = fit_expert([p for p in known if p.exercise == kind], RATE_HZ, 0, 5, seed=0)
@@ -143,6 +151,13 @@ def score_parts(all_: Recordings, train: np.ndarray, test: np.ndarray) -> dict[s
         "predicted": {name: values.tolist() for name, values in predicted.items()},
         "chosen": {},
     }
+
+
+def _marks(performance: Performance) -> list[float]:
+    """What the marks tell without the body between them: number, frames of a repetition, of all."""
+    frames = np.array([end - first for first, end in performance.repetitions])
+    spans = [len(frames), np.median(frames), frames.std(), frames.sum(), len(performance.channels)]
+    return [float(value) for value in spans]
 
 
 def protocols(all_: Recordings, data: Path, wanted: list[str]) -> Iterator[tuple[str, str, np.ndarray]]:

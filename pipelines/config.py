@@ -208,6 +208,8 @@ class AnglesTrainConfig(Section):
     """Train on these action types only, e.g. Es1,Es5; empty = all, in one model."""
     rate_hz: Annotated[float, Field(ge=5)] = 25.0
     """Rate to which recordings are brought before angles are taken."""
+    repetitions: bool = False
+    """Read the repetitions marked in the clips table too; then clips to be scored must have them marked."""
     network_seeds: Annotated[int, Field(ge=0)] = 3
     """Small networks averaged and added to kernels and trees; 0 = none, in a fifth of the time."""
     epochs: Annotated[int, Field(ge=5)] = 40
@@ -305,6 +307,8 @@ class ExperimentConfig(Section):
     """Only these rows, by the names in docs/experiments.md; empty = all."""
     exercises: tuple[str, ...] = ()
     """Only these exercises, e.g. Es1,Es5; empty = all."""
+    recognition_only: bool = False
+    """Of table2 the recognition of NW-UCLA's actions alone, without KIMORE's scores."""
     pretrain_on: tuple[str, ...] = ("nw_ucla", "utkinect")
     """Folders of DATA with healthy motion, or controls = the healthy training people of each split."""
     quick: bool = False

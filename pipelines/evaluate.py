@@ -355,7 +355,7 @@ def question_of(motions: list[Motion], model: str, config: EvaluateConfig) -> st
     digest = hashlib.sha256(json.dumps([model, config.model_dump(mode="json")]).encode())
     for motion in sorted(motions, key=lambda motion: motion.clip_id):
         told = [motion.clip_id, motion.subject, motion.action_type, motion.score, motion.group]
-        digest.update(json.dumps(told).encode())
+        digest.update(json.dumps([*told, motion.repetitions]).encode())
         digest.update(motion.keypoints.tobytes() + motion.time_s.tobytes())
         digest.update(b"" if motion.video is None else motion.video.tobytes())
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from pipelines.experiments import material as materials
 from pipelines.experiments.figures import Block, document_of, figures
 from pipelines.experiments.material import Material
 from pipelines.experiments.plot import draw
-from pipelines.experiments.rows import Row, chosen_rows, size_settings
+from pipelines.experiments.rows import Row, chosen_rows, recognition_settings, size_settings
 from pipelines.experiments.run import Task, plan, read_results, run_tasks
 from pipelines.experiments.table import csv_text, markdown
 from pipelines.result import to_json
@@ -101,22 +101,38 @@ def shared_settings(table: str, config: ExperimentConfig) -> dict[str, str]:
     """
     if config.quick and config.full_size:
         raise ConfigError("experiment.quick", "contradicts full_size", "give one of them")
-    size = "quick" if config.quick else "full" if config.full_size else "reduced"
     seeds = {f"{part}.seed": str(config.seed) for part in ("pretrain", "expert", "angles")}
+    settings = {**size_settings(table, _size(config)), **seeds, **_changes(config)}
+    load_config(flags=settings)
+    return settings
+
+
+def _size(config: ExperimentConfig) -> str:
+    return "quick" if config.quick else "full" if config.full_size else "reduced"
+
+
+def _changes(config: ExperimentConfig) -> dict[str, str]:
+    """What the user changes: dotted path -> text; ConfigError of what is no path=value."""
     changes = {}
     for text in config.change:
         path, sign, value = text.partition("=")
         if not sign or path.partition(".")[0] not in ("pretrain", "expert", "angles"):
             raise ConfigError("experiment.change", f"holds {text!r}", "write e.g. expert.epochs=20")
         changes[path] = value
-    settings = {**size_settings(table, size), **seeds, **changes}
-    load_config(flags=settings)
-    return settings
+    return changes
 
 
 def contents_of(table: str, data: Path, out: Path, config: ExperimentConfig, store: Path | None) -> Plan:
-    """Data sets of a table, and the rows that run on each."""
+    """Data sets of a table, and the rows that run on each.
+
+    Raises:
+        ConfigError: a row, exercise or data set that is not there, or recognition of another table than 2.
+    """
     rows = chosen_rows(table, config.rows)
+    if config.recognition_only and table != "table2":
+        raise ConfigError(
+            "experiment.recognition_only", f"is set, but {table} recognises no actions", "run table2"
+        )
     if table == "table3":
         infants = materials.infants(data, config)
         if infants is None and config.stand_ins:
@@ -126,16 +142,21 @@ def contents_of(table: str, data: Path, out: Path, config: ExperimentConfig, sto
         if infants is None:
             raise ConfigError(data, "has no folder infants", "give one, or let stand-ins run")
         return [(infants, list(rows))]
+    if config.recognition_only:
+        return [_recognition(data, config, rows)]
     seen, blind = ([row for row in rows if row.video == video] for video in (True, False))
-    kimore = materials.kimore(data, config)
-    found: Plan = [(kimore, blind)]
+    found: Plan = [(materials.kimore(data, config), blind)]
     if table == "table2":
-        recognised = [row for row in blind if row.kind == "expert"]
-        found.append((materials.recognition(data, kimore.healthy), recognised))
+        found.append(_recognition(data, config, rows))
     if seen and (store is not None or config.stand_ins):
         floors = [row for row in blind if row.kind == "floor" and row.name != "floor_setup"]
         found.append((_video_material(data, out, config, store), [*seen, *floors]))
     return found
+
+
+def _recognition(data: Path, config: ExperimentConfig, rows: tuple[Row, ...]) -> tuple[Material, list[Row]]:
+    own = {**recognition_settings(_size(config)), **_changes(config)}
+    return materials.recognition(data, own), [row for row in rows if row.kind == "expert"]
 
 
 def _video_material(data: Path, out: Path, config: ExperimentConfig, store: Path | None) -> Material:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aqa_models.two_stage.config import SequenceConfig
 from pipelines.checkpoint import check_identity, load_bundle
 from pipelines.config import ExpertTrainConfig, PretrainConfig, TrackingConfig, TwoStageSection
 from pipelines.errors import ConfigError, DataError
@@ -135,8 +137,9 @@ def _nothing_to_learn(clips: pa.Table, config: ExpertTrainConfig) -> DataError:
 def _check_pretrained(pretrained: Path, config: ExpertTrainConfig, clips: pa.Table) -> None:
     """Refuses an encoder that reads something else, or that has seen test subjects."""
     _, description = load_bundle(pretrained, "nonexpert")
-    wanted = config.model_dump(mode="json")["sequence"]
-    check_identity(pretrained, description["sequence"], wanted)
+    # An older version did not write settings that are new since, and did what their defaults say.
+    there = asdict(SequenceConfig(**description["sequence"]))
+    check_identity(pretrained, there, asdict(config.sequence))
     known = set(description["subjects"])
     for clip in clips.to_pylist():
         if clip["split"] == "test" and subject_of(clip) in known:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aqa_models.two_stage.config import SequenceConfig
+from pipelines.datasets.kimore_repetitions import repetitions_of
 from pipelines.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Motion:
         keypoints: (T, J, C) float32, NaN = not available.
         time_s: (T,) float64 seconds.
         video: (S, D) float32 features of the video, None if not asked for.
+        repetitions: (start, end, direction) of each that the clips table marks, on the clock of `time_s`.
     """
 
     clip_id: str
@@ -49,6 +51,7 @@ class Motion:
     keypoints: np.ndarray
     time_s: np.ndarray
     video: np.ndarray | None = None
+    repetitions: tuple[tuple[float, float, str], ...] = ()
 
 
 def load_motions(clips: pa.Table, poses: pa.Table, features: pa.Table | None = None) -> list[Motion]:
@@ -65,7 +68,8 @@ def load_motions(clips: pa.Table, poses: pa.Table, features: pa.Table | None = N
             features of different networks are mixed.
     """
     rows, videos = _rows(poses, "poses"), {} if features is None else _rows(features, "features")
-    names = ("clip_id", "dataset", "subject_id", "action_type", "group", "split", "score")
+    facts = ("clip_id", "dataset", "subject_id", "action_type", "group", "split", "score")
+    names = (*facts, "transitions_s", "procedures")
     motions, seen, absent = [], set(), []
     for clip in clips.select(names).to_pylist():
         if clip["clip_id"] in seen:
@@ -125,6 +129,7 @@ def _motion(clip: dict, poses: pa.Table, row: int) -> Motion:
         skeleton=poses["skeleton"][row].as_py() or "",
         keypoints=keypoints.reshape(shape),
         time_s=time_s,
+        repetitions=tuple(repetitions_of(clip, float(time_s[-1]))),
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.scoring.video_scorer import VideoScorer
 
 # What a model reads of a row of a table, and of a clip; everything else may be left out of a request.
-CLIP_COLUMNS = ("clip_id", "action_type", "difficulty")
+CLIP_COLUMNS = ("clip_id", "action_type", "difficulty", "transitions_s", "procedures")
 COLUMNS = {
     "poses": (
         *("skeleton", "num_frames", "num_joints", "num_coordinates", "width_px", "height_px"),
@@ -180,7 +180,8 @@ class Scorer:
             from pipelines.angles_expert.performances import make_performances
 
             expert = expert_of(self.tensors, self.description["expert"])
-            scores = expert.predict(make_performances(motions, self.description["rate_hz"]))
+            marked = self.description.get("repetitions", False)
+            scores = expert.predict(make_performances(motions, self.description["rate_hz"], marked))
         else:
             scores = predict(motions, self.tensors, self.description)
         return {m.clip_id: {"score": float(score)} for m, score in zip(motions, scores, strict=True)}

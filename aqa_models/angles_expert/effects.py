@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aqa_models.angles_expert.expert import TREE_VIEWS, AnglesExpert, Performance
+from aqa_models.angles_expert.expert import TREE_VIEWS, AnglesExpert
 from aqa_models.angles_expert.kernel_member import KernelMember
+from aqa_models.angles_expert.performance import Performance
 from aqa_models.angles_expert.views import PAIRED
 from aqa_models.body_angles import CHANNELS
 
@@ -26,7 +27,6 @@ def channel_effects(expert: AnglesExpert, performances: Sequence[Performance]) -
         Name of a channel without its side -> points, largest first.
     """
     exercise = expert.index(performances)
-    recordings = [performance.channels for performance in performances]
     bare = np.array([name.removeprefix("left_").removeprefix("right_") for name in CHANNELS])
     changes = {str(name): np.zeros(len(performances)) for name in dict.fromkeys(bare)}
     weights = dict(zip(expert.members, expert.weights, strict=True))
@@ -34,7 +34,7 @@ def channel_effects(expert: AnglesExpert, performances: Sequence[Performance]) -
         member = expert.members[view]
         if not isinstance(member, KernelMember):
             raise TypeError(f"the member {view!r} is no kernel")
-        straight, crossed = expert.views[view](recordings, exercise)
+        straight, crossed = expert.views[view](performances, exercise)
         answer = member.predict(straight, crossed, exercise)
         # Features come in blocks of all channels; behind them, in posture, in blocks of the pairs of sides.
         blocks = straight.shape[1] // len(CHANNELS)

@@ -21,21 +21,12 @@ from aqa_models.angles_expert.calibration import (
 )
 from aqa_models.angles_expert.kernel_member import KernelMember, fit_kernel
 from aqa_models.angles_expert.network_member import NetworkMember, fit_network
-from aqa_models.angles_expert.scaled_view import VIEWS, ScaledView, fit_view
+from aqa_models.angles_expert.performance import Performance
+from aqa_models.angles_expert.scaled_view import REPETITIONS, VIEWS, ScaledView, fit_view
 from aqa_models.angles_expert.tree_member import TreeMember, fit_tree_member
 
 FOLDS = 6
 TREE_VIEWS = ("posture", "extremes")
-
-
-@dataclass(frozen=True)
-class Performance:
-    """One recording: (T, 49) of `body_channels`, what was done, by whom, and the judged score if known."""
-
-    channels: np.ndarray
-    exercise: str
-    subject: str
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +38,7 @@ class AnglesExpert:
         mean, deviation, median: (E,) of the training scores, in points.
         views: name -> view.
         members: view -> kernel regression on it; `trees` on `TREE_VIEWS`; `network` if there is one.
+            The view of repetitions is there if it was asked for.
         weights: (M,) shares of the members in the average.
         lines: (E, 2) intercept and slope from the average to points.
         pooling: weight of a person's other exercises.
@@ -70,7 +62,7 @@ class AnglesExpert:
         """(N,) scores in points, each recording on its own.
 
         Raises:
-            ValueError: an exercise is unknown.
+            ValueError: an exercise is unknown, or the expert reads repetitions and none are marked.
         """
         exercise = self.index(performances)
         return _apply(self.lines, self._average(performances, exercise), exercise)
@@ -99,19 +91,24 @@ class AnglesExpert:
         return np.array([self.exercises.index(performance.exercise) for performance in performances])
 
     def _average(self, performances: Sequence[Performance], exercise: np.ndarray) -> np.ndarray:
-        recordings = [performance.channels for performance in performances]
-        seen = {name: view(recordings, exercise) for name, view in self.views.items()}
+        seen = {name: view(performances, exercise) for name, view in self.views.items()}
         answers = []
         for name, member in self.members.items():
             if isinstance(member, NetworkMember):
-                answers.append(member.predict(recordings, exercise))
+                answers.append(member.predict([p.channels for p in performances], exercise))
             else:
                 answers.append(member.predict(*_side_by_side(seen, _read_by(name)), exercise))
         return self.weights @ np.stack(answers)
 
 
 def fit_expert(
-    performances: Sequence[Performance], rate_hz: float, network_seeds: int, epochs: int, seed: int
+    performances: Sequence[Performance],
+    rate_hz: float,
+    network_seeds: int,
+    epochs: int,
+    seed: int,
+    *,
+    repetitions: bool = False,
 ) -> AnglesExpert:
     """Fits all members, and all that is chosen, to scored performances.
 
@@ -121,9 +118,10 @@ def fit_expert(
         network_seeds: networks that are averaged; 0 = none, which takes a fifth of the time.
         epochs: most passes of a network.
         seed: of folds and networks.
+        repetitions: read the marked repetitions besides; then those it scores must have them too.
 
     Raises:
-        ValueError: fewer than 3 subjects, or a score is missing.
+        ValueError: fewer than 3 subjects, a score is missing, or repetitions are to be read and not marked.
     """
     scores = np.array([np.nan if p.score is None else p.score for p in performances], dtype=np.float64)
     subjects = [performance.subject for performance in performances]
@@ -137,16 +135,17 @@ def fit_expert(
     deviation = np.array([g.std() or 1.0 for g in groups])
     target = (scores - mean[exercise]) / deviation[exercise]
     folds = fold_subjects(subjects, target, FOLDS, seed)
-    recordings = [performance.channels for performance in performances]
-    views = {name: fit_view(name, recordings, exercise, rate_hz) for name in VIEWS}
-    seen = {name: view(recordings, exercise) for name, view in views.items()}
+    names = (*VIEWS, REPETITIONS) if repetitions else VIEWS
+    views = {name: fit_view(name, performances, exercise, rate_hz) for name in names}
+    seen = {name: view(performances, exercise) for name, view in views.items()}
     members: dict[str, KernelMember | TreeMember | NetworkMember] = {}
     answers: dict[str, np.ndarray] = {}
-    for name in VIEWS:
+    for name in names:
         members[name], answers[name] = fit_kernel(*seen[name], exercise, target, folds)
     beside = _side_by_side(seen, TREE_VIEWS)
     members["trees"], answers["trees"] = fit_tree_member(*beside, exercise, target, folds, seed)
     if network_seeds:
+        recordings = [performance.channels for performance in performances]
         members["network"], answers["network"] = fit_network(
             recordings, exercise, target, folds, rate_hz, network_seeds, epochs, seed
         )

@@ -1,6 +1,7 @@
-"""Three views of a whole recording, each a vector: posture, extremes, coordination.
+"""Views of a recording, each a vector: posture, extremes and coordination of all of it; its repetitions.
 
-No repetitions are cut: on KIMORE automatic boundaries were worth nothing over none (docs/papers.md).
+Repetitions are read where somebody marked them and never guessed: on KIMORE marked ones are worth something
+over the whole recording, and boundaries found automatically were worth nothing (docs/papers.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ COMPONENTS = 4
 _START_S = 0.5
 _EXTREME_SHARE = 0.15
 _START_SHARE = 0.03  # of a recording
+_REPETITION_START_S = 0.2
 _SPREAD_FLOOR = 1e-3  # radians or trunk lengths: what moves less is taken to stand still
 
 PAIRED = [column for column, name in enumerate(CHANNELS) if name.startswith("left_")]
@@ -40,8 +42,45 @@ def posture(channels: np.ndarray, rate_hz: float) -> np.ndarray:
     quantiles = np.quantile(channels, (0.03, 0.25, 0.5, 0.75, 0.97), axis=0)
     mean, reach = channels.mean(axis=0), quantiles[4] - quantiles[0]
     start = channels[: max(1, round(_START_S * rate_hz))].mean(axis=0)
-    unlike = [np.abs(part[PAIRED] - part[_RIGHT]) for part in (mean, reach)]
+    unlike = [_unlike(part) for part in (mean, reach)]
     return np.concatenate([*quantiles, mean, start, reach, *unlike, correlations(channels)[PAIRED, _RIGHT]])
+
+
+def repetition_posture(
+    channels: np.ndarray, repetitions: Sequence[tuple[int, int]], rate_hz: float
+) -> np.ndarray:
+    """How far each repetition reaches, and how alike they are.
+
+    Args:
+        channels: (T, 49) of `body_channels`.
+        repetitions: first frame of each and the one behind its last, at least one.
+        rate_hz: frames per second.
+
+    Returns:
+        (372,): of every channel the quantiles .03 and .97, the range, the mean, and the mean of the first
+        0.2 s, each the median over the repetitions; the largest and the smallest range; of the 13 pairs of
+        sides how far range and mean differ; median and deviation of the seconds of a repetition, and
+        their number.
+        NaN for a channel that is NaN.
+    """
+    channels = np.asarray(channels, dtype=np.float64)
+    found = []
+    for first, end in repetitions:
+        part = channels[first:end]
+        low, high = np.quantile(part, (0.03, 0.97), axis=0)
+        start = part[: max(1, round(_REPETITION_START_S * rate_hz))].mean(axis=0)
+        found.append([low, high, high - low, part.mean(axis=0), start])
+    each = np.array(found)
+    low, high, reach, mean, start = np.median(each, axis=0)
+    seconds = np.array([end - first for first, end in repetitions]) / rate_hz
+    usual = [low, high, reach, mean, start, each[:, 2].max(axis=0), each[:, 2].min(axis=0)]
+    pace = np.array([np.median(seconds), seconds.std(), len(seconds)])
+    return np.concatenate([*usual, _unlike(reach), _unlike(mean), pace])
+
+
+def _unlike(part: np.ndarray) -> np.ndarray:
+    """(49,) -> (13,): how far left and right differ."""
+    return np.abs(part[PAIRED] - part[_RIGHT])
 
 
 def coordination(channels: np.ndarray) -> np.ndarray:

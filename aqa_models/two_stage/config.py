@@ -26,6 +26,8 @@ class SequenceConfig:
     """Every how many frames time_policy stride_k keeps one."""
     centre: Literal["first_frame", "every_frame"] = "first_frame"
     """Where the root is the origin: in the first frame (keeps walking and squatting) or in each."""
+    heading: Literal["camera", "body"] = "camera"
+    """Keep the camera's axes, or turn each recording about the vertical: hips and shoulders along x."""
     scaling: Literal["recording", "axis", "torso"] = "recording"
     """One number per recording, minimum to maximum of each axis, or three torso lengths, beyond which cut."""
     inputs: Literal["xyz", "angles", "both"] = "xyz"

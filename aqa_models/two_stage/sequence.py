@@ -1,7 +1,7 @@
 """Keypoints of one recording -> what the two-stage model reads.
 
 Order of the steps (docs/papers.md, A1 and A2): map the skeleton, bridge gaps, choose the frames on the clock
-(or by another time policy), centre on the root, scale, crop. The defaults keep speed, translation and
+(or by another time policy), centre on the root, turn, scale, crop. The defaults keep speed, translation and
 proportions; what the other choices lose, `lost_by` says.
 """
 
@@ -61,14 +61,15 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
         keypoints: (T, J, C) of skeleton `source`, C = 2 or 3, any length unit; NaN = not available.
         time_s: (T,) seconds, not decreasing; frames with a repeated stamp are dropped.
         source: name of the skeleton of the keypoints.
-        config: canonical skeleton, choice of frames, centre and scale.
+        config: canonical skeleton, choice of frames, centre, heading and scale.
 
     Returns:
         The sequence, at most `config.max_frames` long (the end is kept, with truncate_back the start).
 
     Raises:
         ValueError: stamps decrease or are not finite, nothing or no root joint is observed, all
-            joints lie in one point, or (scaling by the torso) there is no torso.
+            joints lie in one point, (scaling by the torso) there is no torso, or (heading of the body) the
+            keypoints are two-dimensional or show no hips and shoulders.
     """
     time_s = np.asarray(time_s, dtype=np.float64)
     if len(time_s) != len(keypoints) or not len(time_s):
@@ -86,6 +87,8 @@ def make_sequence(keypoints: np.ndarray, time_s: np.ndarray, source: str, config
         raise ValueError(f"the root joint {body.root!r} is never observed and cannot be derived")
     origin = mapped[:1, root] if config.centre == "first_frame" else mapped[:, root]
     centred = np.where(observed[:, None], mapped - origin[:, None], 0.0)
+    if config.heading == "body":
+        centred = _turned(centred, observed, config.skeleton)
     scaled, scale = _scale(centred, observed, config)
     kept = (
         slice(config.max_frames) if config.time_policy == "truncate_back" else slice(-config.max_frames, None)
@@ -123,6 +126,26 @@ def _seen_at(seen: np.ndarray, time_s: np.ndarray, grid: np.ndarray) -> np.ndarr
     after = np.clip(np.searchsorted(time_s, grid - 1e-9), 0, len(time_s) - 1)
     before = np.clip(np.searchsorted(time_s, grid + 1e-9, side="right") - 1, 0, len(time_s) - 1)
     return seen[before] & seen[after]
+
+
+def _turned(centred: np.ndarray, observed: np.ndarray, name: str) -> np.ndarray:
+    """(T, J, 3) turned about the second axis, by one angle for all frames: the person's left along x.
+
+    The angle is that of the lines from right to left hip and shoulder, summed over the frames; the person's
+    own turning stays visible, and which way the camera looked does not.
+    """
+    body = skeleton(name)
+    left, right = (
+        [body.index(f"{side}_{joint}") for joint in ("hip", "shoulder")] for side in ("left", "right")
+    )
+    if centred.shape[2] != 3 or not observed[left + right].all():
+        raise ValueError("heading body needs 3-D keypoints that show both hips and shoulders")
+    line = (centred[:, left] - centred[:, right]).sum(axis=(0, 1))
+    length = float(np.hypot(line[0], line[2]))
+    if not length > 0:
+        raise ValueError("the left and right hips and shoulders lie in one point, seen from above")
+    cosine, sine = line[0] / length, line[2] / length
+    return centred @ np.array([[cosine, 0.0, -sine], [0.0, 1.0, 0.0], [sine, 0.0, cosine]])
 
 
 def _scale(centred: np.ndarray, observed: np.ndarray, config: SequenceConfig) -> tuple[np.ndarray, float]:

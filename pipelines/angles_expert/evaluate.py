@@ -61,7 +61,9 @@ def evaluate_tables(
 
     def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         expert = expert_of(tensors, description["expert"])
-        performances = make_performances(motions, description["rate_hz"])
+        performances = make_performances(
+            motions, description["rate_hz"], description.get("repetitions", False)
+        )
         alone = expert.predict(performances)
         found = {"kind": "angles", **results(motions, alone, wanted, config)}
         if config.pool_people:

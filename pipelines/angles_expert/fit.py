@@ -70,7 +70,9 @@ def fit(
             f"{list(config.action_types) or 'any name'}, at least {FEWEST_SUBJECTS} are needed",
             f"action types there are: {', '.join(kinds)}",
         )
-    make_performances(motions, config.rate_hz)  # refuses unusable clips before the run folder is made
+    make_performances(
+        motions, config.rate_hz, config.repetitions
+    )  # refuses unusable clips before the run folder is made
     job = Job(
         phase="angles",
         worker=train_worker,
@@ -95,8 +97,15 @@ def train_worker(
     run_dir = Path(spec["run_dir"])
     config = AnglesTrainConfig.model_validate(spec["config"])
     motions = load_motions(*(read_table(run_dir, name) for name in ("clips", "poses")))
-    performances = make_performances(motions, config.rate_hz)
-    expert = fit_expert(performances, config.rate_hz, config.network_seeds, config.epochs, config.seed)
+    performances = make_performances(motions, config.rate_hz, config.repetitions)
+    expert = fit_expert(
+        performances,
+        config.rate_hz,
+        config.network_seeds,
+        config.epochs,
+        config.seed,
+        repetitions=config.repetitions,
+    )
     tensors, told = state_of(expert)
     names = ("mean", "deviation", "median")
     targets = {
@@ -112,6 +121,7 @@ def train_worker(
         "weights": weights,
         "channel_effects": channel_effects(expert, performances),
         "rate_hz": config.rate_hz,
+        "repetitions": config.repetitions,
         "best_epoch": 0,
         "best_val_loss": loss,
         **spec["about"],
@@ -129,7 +139,7 @@ def _identity(motions: list[Motion], config: AnglesTrainConfig) -> dict[str, Any
     digest = hashlib.sha256()
     for motion in motions:
         told = [motion.clip_id, motion.subject, motion.action_type, motion.skeleton, motion.score]
-        digest.update(json.dumps(told).encode())
+        digest.update(json.dumps([*told, motion.repetitions]).encode())
         digest.update(motion.keypoints.tobytes() + motion.time_s.tobytes())
     about = {"phase": "angles", "data.clips": len(motions), "data.sha256": digest.hexdigest()}
     return about | settings_identity(config)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from aqa_models.angles_expert.expert import Performance
+from aqa_models.angles_expert.performance import Performance
 from aqa_models.body_angles import body_channels
 from pipelines.errors import DataError
 from pipelines.motion import Motion
 
 
-def make_performances(motions: list[Motion], rate_hz: float) -> list[Performance]:
+def make_performances(motions: list[Motion], rate_hz: float, repetitions: bool) -> list[Performance]:
     """Body angles of every motion at one rate.
 
+    Args:
+        motions: with 3-D keypoints.
+        rate_hz: frames per second.
+        repetitions: whether the expert reads marked repetitions, so that each motion must have some.
+
     Raises:
-        DataError: the keypoints are two-dimensional, joints that are needed are never seen, or time runs
-            backwards; names the clip.
+        DataError: the keypoints are two-dimensional, joints that are needed are never seen, time runs
+            backwards, or no repetition is marked; names the clip.
     """
     performances = []
     for motion in motions:
@@ -31,8 +36,31 @@ def make_performances(motions: list[Motion], rate_hz: float) -> list[Performance
             channels, _ = body_channels(keypoints, motion.skeleton, rate_hz)
         except ValueError as error:
             raise DataError(where, str(error), "correct the poses or take the clip out") from error
-        performances.append(Performance(channels, motion.action_type, motion.subject, motion.score))
+        marked = frames_of(motion, rate_hz, len(channels)) if repetitions else ()
+        if repetitions and not marked:
+            raise DataError(
+                where,
+                "has no marked repetitions, and the angles expert was to read them",
+                "import them (`aqa data import kimore --repetitions`), or train without `--repetitions`",
+            )
+        performances.append(Performance(channels, motion.action_type, motion.subject, motion.score, marked))
     return performances
+
+
+def frames_of(motion: Motion, rate_hz: float, frames: int) -> tuple[tuple[int, int], ...]:
+    """First frame of each marked repetition and the one behind its last, on the clock of `at_rate`.
+
+    Args:
+        motion: of the clip.
+        rate_hz: of the clock.
+        frames: how many the clip has on it; what would lie behind the last one is cut, an empty one left out.
+    """
+    begin = motion.time_s[0]
+    spans = (
+        (round((start - begin) * rate_hz), min(frames, round((end - begin) * rate_hz) + 1))
+        for start, end, _ in motion.repetitions
+    )
+    return tuple((first, end) for first, end in spans if first < end)
 
 
 def at_rate(keypoints: np.ndarray, time_s: np.ndarray, rate_hz: float) -> np.ndarray:

@@ -28,7 +28,7 @@ _COLUMNS = (
 )  # fmt: skip
 _USED = ("sample", "direction", "start_frame_1based", "end_frame_1based_inclusive")
 _SUBJECT = re.compile(r"(?:CG|GPP)/\w+/((?:E|NE|B|P|S)_ID\d{1,6})")
-REST = "rest"
+REST, _MARKED = "rest", "repetition"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Repetition:
     @property
     def name(self) -> str:
         """As in the column `procedures`."""
-        return f"repetition {self.direction}".strip()
+        return f"{_MARKED} {self.direction}".strip()
 
 
 def read_repetitions(path: Path) -> dict[str, list[Repetition]]:
@@ -99,12 +99,13 @@ def repetitions_of(clip: dict, end_s: float) -> list[tuple[float, float, str]]:
     """(start, end, direction) in seconds of each repetition of a row of the clips table.
 
     Args:
-        clip: the row; transitions_s and procedures as `with_repetitions` fills them.
+        clip: the row; transitions_s and procedures as `with_repetitions` fills them. Procedures of other
+            names, such as those of a dive, are no repetitions.
         end_s: time of the clip's last frame.
     """
     edges = [0.0, *(clip["transitions_s"] or ()), end_s]
     spans = zip(edges, edges[1:], clip["procedures"] or (), strict=False)
-    return [(a, b, name.removeprefix("repetition").strip()) for a, b, name in spans if name != REST]
+    return [(a, b, name.removeprefix(_MARKED).strip()) for a, b, name in spans if name.startswith(_MARKED)]
 
 
 def _fitting(clip_id: str, given: list[Repetition], frames: int) -> tuple[list[Repetition], list[str]]:

@@ -50,8 +50,8 @@ def document_of(name: str, blocks: list[Block], note: str) -> dict[str, Any]:
 
     Returns:
         table, note, quoted {title: figures}, and blocks: material, title, task, parts, splits, pooled,
-        and rows with row, title, splits, the paper's figures and ours (value, low, high; value null where
-        undefined).
+        settings of its own, and rows with row, title, splits, the paper's figures and ours (value, low,
+        high; value null where undefined).
     """
     return {
         "table": name,
@@ -73,6 +73,7 @@ def _block(block: Block) -> dict[str, Any]:
         "splits": max(1, len(material.splits)),
         "test_people": material.sizes()[1],
         "pooled": material.pooled,
+        "settings": dict(material.settings),
         "rows": rows,
     }
 
@@ -131,7 +132,28 @@ def _judge_classes(block: Block, row: Row) -> dict[str, Any]:
     for name, metric in (("micro_f1", micro_f1), ("macro_f1", macro_f1)):
         low, high = bootstrap_interval(metric, told, true, subjects)
         found[name] = {"value": metric(told, true), "low": _number(low), "high": _number(high)}
+    if row.rival and block.results.get(row.rival):
+        (theirs,) = _together(block, row.rival).values()
+        found["against_random"] = _gain_in_classes(rows, theirs)
     return found
+
+
+def _gain_in_classes(rows: Predictions, rival: Predictions) -> dict[str, Any] | None:
+    """Share of right answers less the rival's on the clips that both tested, interval by subject; None if
+    they share no clip."""
+    right = {item["clip"]: item["predicted"] == item["true"] for item in rival}
+    pairs = [item for item in rows if item["clip"] in right]
+    if not pairs:
+        return None
+    ours = np.array([float(item["predicted"] == item["true"]) for item in pairs])
+    theirs = np.array([float(right[item["clip"]]) for item in pairs])
+    people = np.array([item["subject"] for item in pairs])
+
+    def gain(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a - b).mean())
+
+    low, high = bootstrap_interval(gain, ours, theirs, people)
+    return {"value": gain(ours, theirs), "low": _number(low), "high": _number(high)}
 
 
 def _coded(rows: Predictions) -> tuple[np.ndarray, np.ndarray]:

@@ -155,6 +155,28 @@ _QUICK = {
     "expert.model.branch_channels": "4",
     "angles.network_seeds": "0",
 }
+_SEEN = {"rate_hz": "15", "inputs": "both", "scaling": "torso", "heading": "body"}
+_RECOGNITION_INPUTS = {
+    **{f"{part}.sequence.{name}": text for part in ("pretrain", "expert") for name, text in _SEEN.items()},
+    "expert.mirror": "true",
+}
+_RECOGNITION_SIZES = {
+    **{name: "64" for name in _REDUCED if name.endswith("_units")},
+    "pretrain.model.discriminator_units": "16",
+    "pretrain.model.encoder_kind": "tcn",
+    "pretrain.epochs": "8",
+    "pretrain.batch_size": "64",
+    "pretrain.optimizer.learning_rate": "3e-3",
+    "pretrain.crop_frames": "24",
+    "expert.encoder_kind": "tcn",
+    "expert.epochs": "25",
+    "expert.batch_size": "64",
+    "expert.optimizer.learning_rate": "6e-3",
+    "expert.optimizer.schedule": "warmup_cosine",
+    "expert.feature_dropout": "0.3",
+    "expert.crop_share": "0.8",
+}
+# Chosen without camera 3, by learning from camera 1 and judging camera 2: docs/experiments.md.
 _RATES = {"table1": "5", "table2": "10", "table3": "10"}
 
 
@@ -166,6 +188,13 @@ def size_settings(table: str, size: str) -> dict[str, str]:
         return {f"{part}.checkpoint_every": "1" for part in ("pretrain", "expert")}
     windows = {"pretrain.crop_frames": str(8 * int(_RATES[table]))}
     return {**rate, **rarely, **windows, **(_QUICK if size == "quick" else _REDUCED)}
+
+
+def recognition_settings(size: str) -> dict[str, str]:
+    """What the recognition of table 2 has of its own, stronger than `size_settings`; size as there."""
+    if size == "reduced":
+        return {**_RECOGNITION_INPUTS, **_RECOGNITION_SIZES}
+    return _RECOGNITION_INPUTS
 
 
 def chosen_rows(table: str, names: tuple[str, ...]) -> tuple[Row, ...]:

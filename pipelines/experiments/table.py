@@ -16,6 +16,9 @@ def markdown(document: dict[str, Any]) -> str:
         lines += [f"## {block['title']}", ""]
         shown = _score_lines(block) if block["task"] == "score" else _class_lines(block)
         lines += [*shown, ""]
+        if own := block["settings"]:
+            told = ", ".join(f"{path} {value}" for path, value in sorted(own.items()))
+            lines += [f"Settings of its own: {told}.", ""]
     if document["quoted"]:
         lines += ["## Quoted from the paper, not run here", "", "| row | figures | mean |", "|---|---|---|"]
         for title, figures in document["quoted"].items():
@@ -56,11 +59,12 @@ def _gain(found: dict[str, Any] | None) -> str:
 
 
 def _class_lines(block: dict[str, Any]) -> list[str]:
-    head = ["row", "micro F1 [95 %]", "paper", "macro F1 [95 %]", "clips"]
+    head = ["row", "micro F1 [95 %]", "paper", "macro F1 [95 %]", "micro F1 - random start", "clips"]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in block["rows"]:
         figures = [_cell(row["micro_f1"], 3), _short(row["paper_micro_f1"], 3), _cell(row["macro_f1"], 3)]
-        lines.append(_line([row["title"], *figures, str(row["clips"])]))
+        gain = _cell(row["against_random"], 3) if row.get("against_random") else ""
+        lines.append(_line([row["title"], *figures, gain, str(row["clips"])]))
     return [*lines, "", "All test clips together, interval by subject."]
 
 

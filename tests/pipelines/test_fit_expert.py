@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +222,22 @@ def flat(table: pa.Table) -> pa.Table:
         return np.reshape(row["keypoints"], (-1, 15, 3))[..., :2].ravel().tolist()
 
     return with_values(with_values(table, "keypoints", two), "num_coordinates", lambda row: 2)
+
+
+def test_an_encoder_of_a_version_without_the_heading_is_taken_as_one_that_did_not_turn(
+    waving_tables, tmp_path
+):
+    config = PretrainConfig(epochs=1, batch_size=8, sequence=SEQUENCE, model=SIZES)
+    fit.pretrain(*waving_tables, config, tmp_path / "base", {})
+    path = tmp_path / "base" / "model" / "config.json"
+    told = json.loads(path.read_text())
+    del told["sequence"]["heading"]
+    path.write_text(json.dumps(told))
+    fit.train_expert(*waving_tables, scoring(epochs=1), tmp_path / "run", tmp_path / "base", {})
+    turned = replace(SEQUENCE, heading="body")
+    with pytest.raises(ConfigError, match="heading: camera there, body asked for"):
+        other = scoring(epochs=1, sequence=turned)
+        fit.train_expert(*waving_tables, other, tmp_path / "other", tmp_path / "base", {})
 
 
 def test_an_encoder_of_other_coordinates_is_refused(waving_tables, tmp_path):

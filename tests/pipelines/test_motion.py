@@ -27,6 +27,15 @@ def test_join_keeps_order_and_values(waving_tables):
     assert motions[5].score == clips["score"][5].as_py()
 
 
+def test_marked_repetitions_come_along_and_other_procedures_do_not(waving_tables):
+    clips, poses = waving_tables
+    marked = changed(clips, 0, transitions_s=[0.5, 1.0], procedures=["rest", "repetition 1", "repetition"])
+    marked = changed(marked, 1, transitions_s=[0.5], procedures=["take-off", "entry"])
+    first, second, third = load_motions(marked, poses)[:3]
+    assert first.repetitions == ((0.5, 1.0, "1"), (1.0, first.time_s[-1], ""))
+    assert second.repetitions == third.repetitions == ()
+
+
 def test_rejected_poses_other_people_and_missing_poses_are_left_out_with_a_warning(waving_tables, caplog):
     clips, poses = waving_tables
     poses = changed(poses, 0, status="rejected", keypoints=None)

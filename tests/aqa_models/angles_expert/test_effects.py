@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from aqa_models.angles_expert.effects import channel_effects
-from aqa_models.angles_expert.expert import Performance, fit_expert
+from aqa_models.angles_expert.expert import fit_expert
+from aqa_models.angles_expert.performance import Performance
 from aqa_models.body_angles import CHANNELS
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from aqa_models.angles_expert.expert import Performance, fit_expert, fold_subjects
+from aqa_models.angles_expert.expert import fit_expert, fold_subjects
+from aqa_models.angles_expert.performance import Performance
 from aqa_models.angles_expert.state import expert_of, state_of
 from aqa_models.body_angles import CHANNELS
 from aqa_models.metrics import mae, spearman_rho
@@ -71,6 +73,19 @@ def test_a_bundle_brings_back_the_same_scores(expert, known):
     asked = unseen(known)
     np.testing.assert_array_equal(again.predict(asked), expert.predict(asked))
     np.testing.assert_array_equal(again.predict_pooled(asked), expert.predict_pooled(asked))
+
+
+def test_repetitions_are_read_if_asked_for_and_then_needed(known):
+    train = [replace(p, repetitions=((0, 30), (30, 60))) for p in known if int(p.subject[1:]) < 8]
+    expert = fit_expert(train, 10.0, 0, 5, 0, repetitions=True)
+    assert set(expert.members) == {"posture", "extremes", "coordination", "repetitions", "trees"}
+    tensors, told = state_of(expert)
+    again = expert_of(tensors, json.loads(json.dumps(told, sort_keys=True)))
+    np.testing.assert_array_equal(again.predict(train), expert.predict(train))
+    with pytest.raises(ValueError, match="no repetitions of p0 in squat are marked"):
+        expert.predict(known[:1])
+    with pytest.raises(ValueError, match="no repetitions of p0 in raise are marked"):
+        fit_expert([train[0], *known[1:16]], 10.0, 0, 5, 0, repetitions=True)
 
 
 def test_another_span_of_scores_changes_only_the_unit():

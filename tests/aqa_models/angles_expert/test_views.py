@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 
 from aqa_models.angles_expert.mirror import mirror
-from aqa_models.angles_expert.views import coordination, correlations, extremes, find_movement, posture
+from aqa_models.angles_expert.views import (
+    coordination,
+    correlations,
+    extremes,
+    find_movement,
+    posture,
+    repetition_posture,
+)
 from aqa_models.body_angles import CHANNELS
 
 
@@ -40,6 +47,26 @@ def test_sides_that_differ_and_go_together():
     np.testing.assert_allclose(sides[1, knee], 1, atol=0.05)
     np.testing.assert_allclose(sides[2, knee], 1, atol=1e-5)
     np.testing.assert_allclose(posture(mirror(channels), 20.0)[8 * 49 :], sides.ravel(), atol=1e-9)
+
+
+def test_repetitions_of_known_reach():
+    channels = still(120)
+    knee, other = CHANNELS.index("left_knee"), CHANNELS.index("right_knee")
+    for start, height in ((10, 1.0), (50, 2.0), (90, 4.0)):  # ramps of 21 frames, rests between
+        channels[start : start + 21, knee] = np.linspace(0, height, 21)
+    spans = [(10, 31), (50, 71), (90, 111)]
+    found = repetition_posture(channels, spans, rate_hz=10.0)
+    assert found.shape == (7 * 49 + 2 * 13 + 3,)
+    low, high, reach, mean, start, widest, narrowest = found[: 7 * 49].reshape(7, 49)[:, knee]
+    # The median repetition is the one of height 2; its start is the mean of two frames, 0 and 0.1.
+    np.testing.assert_allclose([low, high, reach, mean], [0.06, 1.94, 1.88, 1.0], atol=1e-6)
+    np.testing.assert_allclose([start, widest, narrowest], [0.05, 3.76, 0.94], atol=1e-6)
+    sides = found[7 * 49 : -3].reshape(2, 13)
+    np.testing.assert_allclose(sides[:, 8], [1.88, 1.0], atol=1e-6)
+    np.testing.assert_allclose(found[-3:], [2.1, 0.0, 3.0], atol=1e-9)
+    assert not found[: 7 * 49].reshape(7, 49)[:, other].any()
+    turned = repetition_posture(mirror(channels), spans, 10.0)
+    np.testing.assert_allclose(turned[7 * 49 :], found[7 * 49 :], atol=1e-9)
 
 
 def test_correlations_are_numpys_and_zero_for_what_stands_still():

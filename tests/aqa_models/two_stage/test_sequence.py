@@ -212,3 +212,39 @@ def test_bridged_frames_are_marked():
 def test_settings_that_are_no_sizes_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} is 0, must be above 0"):
         SequenceConfig(**{name: 0})
+
+
+def test_heading_of_the_body_hides_where_the_camera_stood_and_keeps_turning():
+    time_s, facing = np.arange(31) / 10, SequenceConfig(heading="body", scaling="torso")
+    still = np.random.default_rng(0).normal(size=(31, 20, 3))
+    still[:, [4, 12], 0] += 8  # left shoulder and hip
+    angles = np.linspace(0, 0.5, 31)  # the person turns
+
+    def turned(xyz: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+        c, s, zero = np.cos(yaw), np.sin(yaw), 0 * yaw
+        rows = [[c, zero, s], [zero, zero + 1, zero], [-s, zero, c]]
+        return np.einsum("tij,tkj->tki", np.moveaxis(np.array(rows), 2, 0), xyz)
+
+    first = make_sequence(turned(still, angles), time_s, "kinect20", facing).x
+    second = make_sequence(turned(still, angles + 2.2), time_s, "kinect20", facing).x
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    xyz = first.reshape(31, 20, 3)
+    line = (xyz[:, [4, 12]] - xyz[:, [8, 16]]).sum(axis=(0, 1))
+    assert line[0] > 0
+    assert abs(line[2]) < 1e-4 * line[0]
+    unlike = make_sequence(still, time_s, "kinect20", facing).x
+    assert np.abs(unlike - first).max() > 0.1
+
+
+def test_heading_of_the_body_needs_three_dimensions_and_hips_and_shoulders():
+    config = SequenceConfig(skeleton="c15", heading="body")
+    flat, hidden, point = body(4)[:, :, :2], body(4), np.zeros((4, 15, 3))
+    hidden[:, 9] = np.nan  # the left hip
+    point[:, 0, 1] = 1
+    for xyz, why in (
+        (flat, "needs 3-D"),
+        (hidden, "needs 3-D keypoints that show both"),
+        (point, "one point"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            make_sequence(xyz, np.arange(4) / 10, "c15", config)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import evaluate as evaluation
@@ -12,8 +13,10 @@ from pipelines.angles_expert.fit import fit
 from pipelines.checkpoint import load_bundle
 from pipelines.config import AnglesTrainConfig, EvaluateConfig, TrackingConfig
 from pipelines.errors import ConfigError, DataError
+from pipelines.scorer import Scorer, flat_row
 
 QUICK = AnglesTrainConfig(rate_hz=10.0, network_seeds=0)
+REPEATED = QUICK.model_copy(update={"repetitions": True})
 
 
 def changed(clips: pa.Table, column: str, change) -> pa.Table:
@@ -60,6 +63,26 @@ def test_evaluation_reports_the_wave_beside_the_median(two_kinds, run_dir):
     assert set(told["by_action_type"]) == {"A", "B"}
     assert "person_level" not in told
     assert evaluate_tables(run_dir, *two_kinds, EvaluateConfig())["stored"]
+
+
+def test_marked_repetitions_are_learned_from_and_asked_for(two_kinds, tmp_path):
+    clips, poses = two_kinds
+    with pytest.raises(DataError, match="has no marked repetitions"):
+        fit(clips, poses, REPEATED, tmp_path / "run", {})
+    marked = changed(clips, "transitions_s", lambda row: [0.4, 0.8, 1.2])
+    marked = changed(marked, "procedures", lambda row: ["rest", *["repetition"] * 3])
+    fit(marked, poses, REPEATED, tmp_path / "run", {})
+    assert "repetitions" in load_bundle(tmp_path / "run", "angles")[1]["weights"]
+    told = evaluate_tables(tmp_path / "run", marked, poses, EvaluateConfig())
+    assert told["mae"]["value"] < told["median_floor"]["mae"]
+    with pytest.raises(DataError, match="has no marked repetitions"):
+        evaluate_tables(tmp_path / "run", clips, poses, EvaluateConfig())
+    rows = zip(marked.to_pylist(), poses.to_pylist(), strict=True)
+    flat = [flat_row(clip, {"poses": pose}) for clip, pose in rows if clip["split"] == "test"]
+    scored = Scorer(tmp_path / "run").score_rows(flat)
+    table = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    told = {row["clip_id"]: row["predicted"] for row in table}
+    assert {row["clip_id"]: pytest.approx(row["score"]) for row in scored} == told
 
 
 def test_pooling_over_people_is_another_question_with_rows_of_its_own(two_kinds, run_dir):

@@ -31,7 +31,7 @@ def test_gaps_are_bridged_and_what_is_never_seen_stays_missing():
 
 def test_motions_become_channels_with_their_facts(waving_tables):
     motions = load_motions(*waving_tables)
-    performances = make_performances(motions, rate_hz=10.0)
+    performances = make_performances(motions, rate_hz=10.0, repetitions=False)
     assert len(performances) == len(motions) == 28
     first = performances[0]
     expected, _ = body_channels(motions[0].keypoints, "c15", 10.0)
@@ -51,4 +51,24 @@ def test_motions_become_channels_with_their_facts(waving_tables):
 def test_a_clip_that_cannot_be_used_is_named(waving_tables, change, text):
     motion = load_motions(*waving_tables)[3]
     with pytest.raises(DataError, match=f"clip P01_1: .*{text}"):
-        make_performances([replace(motion, **change(motion))], 10.0)
+        make_performances([replace(motion, **change(motion))], 10.0, False)
+
+
+def test_marked_repetitions_become_frames(waving_tables):
+    motion = load_motions(*waving_tables)[0]
+    late = replace(
+        motion,
+        time_s=motion.time_s + 2.0,
+        repetitions=((2.0, 2.5, ""), (2.5, 3.0, ""), (3.0, 999.0, "1"), (998.0, 999.0, "")),
+    )
+    performance = make_performances([late], 10.0, True)[0]
+    assert performance.repetitions == ((0, 6), (5, 11), (10, len(performance.channels)))
+    assert make_performances([late], 10.0, False)[0].repetitions == ()
+
+
+def test_unmarked_repetitions_are_refused_where_they_are_read(waving_tables):
+    motions = load_motions(*waving_tables)
+    with pytest.raises(
+        DataError, match=r"clip P00_0: has no marked repetitions.*train without `--repetitions`"
+    ):
+        make_performances(motions, 10.0, True)

@@ -112,6 +112,21 @@ def test_table2_recognises_actions_beside_the_scores(run):
     assert actions["rows"][0]["paper_micro_f1"] == 0.8392
 
 
+def test_recognition_alone_is_pretrained_on_its_own_training_cameras(run, tmp_path):
+    document, said = run("table2", rows=("inpaint_pace", "random_encoder"), recognition_only=True)
+    (block,) = document["blocks"]
+    assert [row["row"] for row in block["rows"]] == ["inpaint_pace", "random_encoder"]
+    assert len(said) == 3
+    folder = tmp_path / "table2" / "pretrain" / "inpaint_pace-nw_ucla-split-0"
+    told = json.loads((folder / "model" / "config.json").read_text())
+    assert set(told["subjects"]) == {
+        f"nw_ucla by camera/s0{person} view_{view}" for person in range(1, 5) for view in (1, 2)
+    }
+    assert told["model"]["encoder_units"] == 4  # what the user changes is stronger than the block's own
+    with pytest.raises(ConfigError, match="table1 recognises no actions"):
+        run("table1", recognition_only=True)
+
+
 def test_table3_runs_on_drawn_people_where_there_are_no_infants(run):
     document, _ = run("table3", rows=("nonexpert_U", "floor_majority"), stand_ins=True)
     (block,) = document["blocks"]

@@ -42,7 +42,7 @@ def test_folds_and_leave_one_out(data):
 
 
 def test_recognition_learns_actions_from_two_cameras(data):
-    found = material.recognition(data, None)
+    found = material.recognition(data, {"expert.epochs": "3"})
     rows = found.split_clips(0).to_pylist()
     assert {row["subject_id"] for row in rows if row["split"] == "test"} == {
         f"s0{k} view_3" for k in range(1, 5)
@@ -50,6 +50,14 @@ def test_recognition_learns_actions_from_two_cameras(data):
     assert {row["group"] for row in rows} == {"pick up with one hand", "pick up with two hands"}
     counts = [sum(row["split"] == part for row in rows) for part in ("train", "test")]
     assert counts == [16, 8]
+    assert dict(found.settings) == {"expert.model.task": "classes", "expert.epochs": "3"}
+
+
+def test_nothing_but_the_class_tells_the_action_to_be_recognised(data):
+    """Inputs are standardised by action type, and the pretraining reads no class."""
+    rows = material.recognition(data, {}).split_clips(0).to_pylist()
+    assert {row["action_type"] for row in rows} == {None}
+    assert {row["score"] for row in rows} == {None}
 
 
 def test_identity_changes_with_data_exercises_and_splits_but_not_with_how_many(data):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.experiments.rows import PRETEXTS, QUOTED, TABLES, chosen_rows, size_settings
+from pipelines.experiments.rows import (
+    PRETEXTS,
+    QUOTED,
+    TABLES,
+    chosen_rows,
+    recognition_settings,
+    size_settings,
+)
 from pipelines.settings import load_config
 
 MEANS = {  # as the paper's own columns "Avg." say
@@ -56,6 +63,15 @@ def test_full_size_is_the_papers():
     config = load_config(flags=size_settings("table1", "full"))
     assert (config.pretrain.model.encoder_units, config.expert.model.lstm_units) == (1000, 100)
     assert (config.pretrain.epochs, config.expert.epochs) == (300, 1000)
+
+
+@pytest.mark.parametrize("size", ["quick", "reduced", "full"])
+def test_recognition_reads_the_same_in_both_phases(size):
+    config = load_config(flags=size_settings("table2", size) | recognition_settings(size))
+    assert config.pretrain.sequence == config.expert.sequence
+    assert (config.expert.sequence.inputs, config.expert.sequence.heading) == ("both", "body")
+    units = {"quick": 12, "reduced": 64, "full": 1000}[size]
+    assert config.pretrain.model.encoder_units == config.expert.encoder_units == units
 
 
 def test_rows_are_chosen_by_name_and_the_trees_stay():

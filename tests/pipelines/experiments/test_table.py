@@ -11,7 +11,7 @@ from aqa_models.metrics import resampled_interval
 from pipelines.experiments.figures import Block, document_of, figures
 from pipelines.experiments.material import Material
 from pipelines.experiments.plot import draw
-from pipelines.experiments.rows import FLOORS, TABLE1, TABLE3
+from pipelines.experiments.rows import FLOORS, TABLE1, TABLE2, TABLE3
 from pipelines.experiments.table import csv_text, markdown
 from pipelines.schema import CLIPS, POSES
 
@@ -127,6 +127,24 @@ def test_classes_by_hand():
     assert row["paper_micro_f1"] == 0.69
     assert "0.750" in markdown(document)
     assert "micro_f1,0.750000," in csv_text(document)
+
+
+def test_a_random_start_is_compared_clip_by_clip_of_the_same_people():
+    def told(right: tuple[int, ...]) -> list[dict]:
+        pairs = [(f"s{k // 2}", "low" if k in right else "high") for k in range(8)]
+        return [
+            {"clip": str(k), "subject": who, "part": "", "true": "low", "predicted": said}
+            for k, (who, said) in enumerate(pairs)
+        ]
+
+    rows = [row for row in TABLE2 if row.name in ("order", "random_encoder")]
+    results = {"order": {0: told((0, 1, 2, 4, 6))}, "random_encoder": {0: told((0, 1, 2))}}
+    block = Block(material("classes", pooled=True), rows, results, {row.name: 0.0 for row in rows})
+    document = document_of("table2", [block], "")
+    order, random = document["blocks"][0]["rows"]
+    assert order["against_random"] == {"value": 0.25, "low": 0.0, "high": 0.5}
+    assert "against_random" not in random
+    assert "| 0.250 [0.000, 0.500] |" in markdown(document)
 
 
 def test_the_files_say_what_the_document_says(tmp_path):
