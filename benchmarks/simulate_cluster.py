@@ -3,12 +3,14 @@
     python benchmarks/simulate_cluster.py measure VIDEOS --out services.json [--clips 12]
     python benchmarks/simulate_cluster.py run --services services.json [--nodes 64] [--scale 1 0.5]
 
-`measure` decodes real clips and runs the shipped pose network on them, alone, one core each, and notes the
-seconds of every clip. `run` sends clips through the program's own plan (pools.best_sizes), stages (run_pools
-on Ray Data), collector and commits; only that decoders and networks sleep for the seconds that were measured
-instead of working. The cluster is one local Ray whose logical processors and GPUs are those of all nodes: 64
-real Ray nodes do not fit into a small machine, so what nodes cost beside their workers (heartbeats, the way
-of pixels over a network) is not in it; the workers, as processes, and every message to and from them are.
+`measure` decodes real clips and runs the shipped pose network on them, one core each, and notes the
+processor seconds of every clip, which other programs on the machine do not change as they do seconds of the
+clock. `run` sends clips through the program's own plan of workers (pools.best_sizes), stages (stream,
+run_pools on Ray Data), collector and commits; only that decoders and networks sleep for the seconds that
+were measured instead of working, and hand on rows without pixels. The cluster is one local Ray whose
+logical processors and GPUs are those of all nodes: 64 real Ray nodes do not fit into a small machine, so
+what nodes cost beside their workers (heartbeats, the way of pixels over a network) is not in it; the
+workers, as processes, and every message to and from them are.
 
 A node has one GPU (a network takes 1/--gpu-speed of the measured seconds there) and --cpus cores. The ideal
 rate is that of the slower pool if no worker ever waits. Told: the rate between the 10th and the 90th
@@ -120,14 +122,14 @@ def measure(videos: Path, count: int) -> dict[str, Any]:
     services: list[tuple[str, int, float, float]] = []
     for place in range(planned.num_rows):
         decode_s, network_s, frames = 0.0, 0.0, 0
-        began = time.perf_counter()
+        began = _busy_seconds()
         for pixels in work.decode.process(decoder, planned.slice(place, 1)):
-            decode_s += time.perf_counter() - began
-            began = time.perf_counter()
+            decoded = _busy_seconds()
             for poses in work.network.process(network, pixels):
                 frames += sum(number or 0 for number in poses.column("num_frames").to_pylist())
-            network_s += time.perf_counter() - began
-            began = time.perf_counter()
+            decode_s, began = decode_s + decoded - began, _busy_seconds()
+            network_s += began - decoded
+        decode_s += _busy_seconds() - began
         if frames:
             name = planned.column("clip_id")[place].as_py()
             services.append((name, frames, round(decode_s, 4), round(network_s, 4)))
@@ -204,6 +206,23 @@ def simulate(
         "control_plane_cores": {name: round((after[name] - before[name]) / window, 3) for name in before},
         "load_at_end": os.getloadavg()[0],
     }
+
+
+def _busy_seconds() -> float:
+    """Processor seconds so far of this process and of those below it, such as the one that decodes."""
+    parents, seconds = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                rest = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(rest[1])
+            seconds[int(entry.name)] = sum(map(int, rest[11:15])) / TICKS  # with ended children
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(seconds[pid] for pid in mine)
 
 
 def _control_seconds() -> dict[str, float]:

@@ -108,6 +108,12 @@ def load_newest(folder: Path, identity: dict[str, Any]) -> Checkpoint | None:
     return None
 
 
+def newest_epoch(folder: Path) -> int:
+    """After which epoch the newest whole checkpoint was written; 0 = there is none. Nothing in it is read."""
+    whole = (path for path in _newest_first(folder) if (path / "COMPLETE").exists())
+    return next((int(path.name.removeprefix("epoch-")) for path in whole), 0)
+
+
 def _load(path: Path, identity: dict[str, Any]) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load

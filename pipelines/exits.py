@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,11 +19,25 @@ def as_aqa_error(error: BaseException) -> AqaError | None:
     if isinstance(error, AqaError):
         return error
     if isinstance(error, CycloptsError):
-        command = " ".join(["aqa", *(getattr(error, "command_chain", None) or ())])
-        return ConfigError("command line", str(error).rstrip("."), f"See `{command} --help`")
+        return usage_error(error)
     if isinstance(error, OSError) and error.errno in _STORAGE_ERRNOS:
         return _storage_error(error)
     return _cluster_error(error)
+
+
+def usage_error(error: CycloptsError, line: str = "") -> ConfigError:
+    """A wrong command line: what is wrong in it, the nearest right word, and where to read on.
+
+    Args:
+        error: of the parser; it lists all commands of a group, up to one that has no name.
+        line: the command, where it is not the one that the user runs now.
+    """
+    command = " ".join(["aqa", *(getattr(error, "command_chain", None) or ())])
+    text = re.sub(r" Available commands: .*", "", str(error), flags=re.DOTALL)
+    cause, found, nearest = text.partition(" Did you mean ")
+    hint = f"Did you mean {nearest} " if found else ""
+    told = f"{line}: {cause}" if line else cause
+    return ConfigError("command line", told.rstrip("."), f"{hint}See `{command} --help`")
 
 
 def _cluster_error(error: BaseException) -> AqaError | None:

@@ -158,6 +158,7 @@ def check_command(command: Sequence[str]) -> dict[str, float]:
 
     from pipelines.cli import app
     from pipelines.errors import ConfigError
+    from pipelines.exits import usage_error
     from pipelines.flags import attach_settings, section_of
 
     if not command or command[0].startswith("-"):
@@ -173,8 +174,7 @@ def check_command(command: Sequence[str]) -> dict[str, float]:
             raise nothing
         verb, bound, ignored = app.parse_args(whole.args, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        cause = f"{line}: {str(error).rstrip('.')}"
-        raise ConfigError("command line", cause, f"See `aqa {command[0]} --help`") from error
+        raise usage_error(error, line) from error
     if "call" not in ignored:
         raise nothing
     file = whole.arguments.get("config")

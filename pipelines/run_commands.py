@@ -66,6 +66,7 @@ def run(
     told = {name: str(value) if value else "" for name, value in texts.items()}
     told |= {"address": address, "first": first, "last": last}
     flow = describe(folder, rendered=rendered, run="", **told)
+    _look_at_input(flow)
     if flow.config.tracking.uri:
         os.environ[URI_VARIABLE] = flow.config.tracking.uri
     return _result(_run(flow, told), flow.folder)
@@ -134,6 +135,27 @@ def describe(
         last=last,
         config=load_config(file, os.environ),
     )
+
+
+def _look_at_input(flow: Workflow) -> None:
+    """The first step would refuse it as well, but only after the workflow has started.
+
+    Raises:
+        DataError, StorageError: the clips table is wrong, or there is no store, or no clip in it.
+    """
+    if flow.rendered or flow.address or "import" not in flow.steps:
+        return
+    from pipelines.datasets.manifest import read_manifest
+    from pipelines.steps import read_clips
+    from pipelines.workflow_folder import open_workflow
+
+    if _unfinished(flow) and open_workflow(flow.folder).done("import"):
+        return
+
+    if flow.manifest is not None:
+        read_manifest(flow.manifest)
+    else:
+        read_clips(flow.store)
 
 
 def check_step(where: str, name: str) -> None:

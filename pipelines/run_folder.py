@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import tracking as tracking_module
-from pipelines.checkpoint import check_identity, write_durably
+from pipelines.checkpoint import check_identity, newest_epoch, write_durably
 from pipelines.config import AnglesTrainConfig, TrackingConfig, TrainSection
 from pipelines.environment import environment
 from pipelines.errors import CorruptError, WriterError
@@ -137,13 +137,27 @@ def _train(
     with tracking_module.track(tracking, run_dir, record["config"], provenance, job.phase) as tracker:
         rows = {**job.counts, **provenance}
         tracker.dataset(f"{job.phase} training", job.identity["data.sha256"], "training", rows)
-        launch(job.worker, spec, job.config, watch)
+        with _told(job, run_dir, watch):
+            launch(job.worker, spec, job.config, watch)
         summary = _summary(run_dir, job.counts)
         if tracking:
             _tell(tracker, summary)
     shutil.rmtree(run_dir / "data")
     write_json(run_dir / "summary.json", {"identity": job.identity, "summary": summary})
     return {**summary, "resumed": resumed}
+
+
+def _told(job: Job, run_dir: Path, watch: Watch | None) -> contextlib.AbstractContextManager[None]:
+    """Lines about the epochs, unless this is a trial, or has no epochs."""
+    if watch or not isinstance(job.config, TrainSection):
+        return contextlib.nullcontext()
+    from pipelines.epoch_lines import epoch_lines
+
+    if job.config.num_workers:  # what its workers say of it does not come here
+        epoch = newest_epoch(run_dir / "checkpoints")
+        if epoch:
+            _log.warning("%s: going on after epoch %d", run_dir, epoch)
+    return epoch_lines(run_dir, job.config.epochs, _log.info)
 
 
 def environments(run_dir: Path) -> list[dict[str, str]]:

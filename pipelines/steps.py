@@ -50,10 +50,9 @@ def import_clips(flow: Workflow, say: Say) -> dict[str, Any]:
         if not manifest.is_file():
             render_dataset(manifest.parent, exercises=EXERCISES, subjects=SUBJECTS, dives=DIVES, seed=SEED)
     if manifest is not None:
-        open_store(flow.store, create=True).put_clips(read_manifest(manifest))
-    clips = open_store(flow.store).clips.read()
-    if not clips.num_rows:
-        raise DataError(flow.store, "the store holds no clips", "give a clips table, or import a data set")
+        rows = read_manifest(manifest)  # before a store is made for them
+        open_store(flow.store, create=True).put_clips(rows)
+    clips = read_clips(flow.store)
     splits, kinds = (Counter(value or "none" for value in clips[name].to_pylist()) for name in _COUNTED)
     return {
         "manifest": str(manifest) if manifest else None,
@@ -66,6 +65,18 @@ def import_clips(flow: Workflow, say: Say) -> dict[str, Any]:
 
 
 _COUNTED = ("split", "action_type")
+
+
+def read_clips(path: Path) -> pa.Table:
+    """The clips of a store.
+
+    Raises:
+        StorageError, DataError: there is no store, or no clip in it.
+    """
+    clips = open_store(path).clips.read()
+    if not clips.num_rows:
+        raise DataError(path, "the store holds no clips", "give a clips table, or import a data set")
+    return clips
 
 
 def plan(flow: Workflow, say: Say) -> dict[str, Any]:

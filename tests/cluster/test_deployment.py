@@ -1,23 +1,26 @@
 """The files that start a cluster: valid for their readers, of the locked Ray, closed to strangers.
 
-KubeRay's own schemas are not shipped with Ray, so its fields are checked against those its API reference
-documents (v1.7), as far as these files use them.
+KubeRay's own schemas hold those of pods and are too large to keep, so kuberay_1.7.0.json says the same of its
+fields; the first lines there tell from what it was written.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 ROOT = Path(__file__).parent.parent.parent
 CLUSTER = ROOT / "cluster"
@@ -35,8 +38,13 @@ def _name(path: Path) -> str:
     return path.relative_to(CLUSTER).as_posix()
 
 
+@cache
+def _read(path: Path) -> list[dict]:
+    return list(yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
+
+
 def _documents(path: Path) -> list[dict]:
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    return copy.deepcopy(_read(path))
 
 
 def test_the_files_are_there():
@@ -122,59 +130,24 @@ def test_aws_instances_are_valid_requests():
     assert ParamValidator().validate(wrong, shape).has_errors()
 
 
-# KubeRay. `...` stands for a value that Kubernetes itself defines: a pod template.
+# KubeRay.
 
-CLUSTER_FIELDS = {
-    "rayVersion": str,
-    "authOptions": {"mode": ("token", "disabled"), "secretName": str},
-    "enableInTreeAutoscaling": bool,
-    "autoscalerOptions": {"version": ("v1", "v2"), "idleTimeoutSeconds": int, "upscalingMode": str},
-    "headGroupSpec": {"rayStartParams": str, "template": ..., "serviceType": str, "enableIngress": bool},
-    "workerGroupSpecs": [
-        {
-            "groupName": str,
-            "replicas": int,
-            "minReplicas": int,
-            "maxReplicas": int,
-            "numOfHosts": int,
-            "rayStartParams": str,
-            "template": ...,
-        }
-    ],
-    "suspend": bool,
-}
-JOB_FIELDS = {
-    "entrypoint": str,
-    "submissionMode": ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"),
-    "shutdownAfterJobFinishes": bool,
-    "ttlSecondsAfterFinished": int,
-    "activeDeadlineSeconds": int,
-    "backoffLimit": int,
-    "suspend": bool,
-    "clusterSelector": str,
-    "runtimeEnvYAML": str,
-    "rayClusterSpec": CLUSTER_FIELDS,
-}
-CRON_FIELDS = {"schedule": str, "timeZone": str, "suspend": bool, "jobTemplate": JOB_FIELDS}
-FIELDS = {"RayCluster": CLUSTER_FIELDS, "RayJob": JOB_FIELDS, "RayCronJob": CRON_FIELDS}
+SCHEMA = Path(__file__).with_name("kuberay_1.7.0.json")
+SCHEMA_SHA256 = "338d9541210565b29c6703ffe523acbfbd0628e0dc4ae1bd0e9a9da88a1399d1"
+KINDS = ("RayCluster", "RayJob", "RayCronJob")
 
 
-def _wrong(value, allowed, where: str) -> list[str]:
-    """Fields that KubeRay does not document, and values of another type; str for a mapping = its values."""
-    if allowed is ...:
-        return []
-    if isinstance(allowed, tuple):
-        return [] if value in allowed else [f"{where}: {value!r} is none of {allowed}"]
-    if isinstance(allowed, list):
-        return [w for i, item in enumerate(value) for w in _wrong(item, allowed[0], f"{where}[{i}]")]
-    if isinstance(allowed, dict):
-        unknown = [f"{where}.{name} is unknown" for name in value if name not in allowed]
-        return unknown + [
-            w for n, item in value.items() if n in allowed for w in _wrong(item, allowed[n], f"{where}.{n}")
-        ]
-    if isinstance(value, dict):
-        return [w for name, item in value.items() for w in _wrong(item, allowed, f"{where}.{name}")]
-    return [] if type(value) is allowed else [f"{where}: {value!r} is no {allowed.__name__}"]
+def _kuberay_errors(document: dict) -> list[str]:
+    """Place and keyword of what KubeRay would refuse, e.g. `spec.suspend type`."""
+    return [
+        f"{'.'.join(map(str, error.absolute_path))} {error.validator}"
+        for error in _kuberay().iter_errors(document)
+    ]
+
+
+@cache
+def _kuberay() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(SCHEMA.read_bytes()))
 
 
 def _cluster(document: dict) -> dict:
@@ -188,26 +161,106 @@ def _groups(document: dict) -> list[dict]:
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]] if "headGroupSpec" in cluster else []
 
 
-@pytest.mark.parametrize("kind", FIELDS)
-def test_kuberay_fields(kind):
+def test_the_schema_of_kuberay_is_the_one_that_was_compared_with_its_source():
+    content = SCHEMA.read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SCHEMA_SHA256
+    Draft202012Validator.check_schema(json.loads(content))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kuberay_accepts(kind):
     (document,) = _documents(CLUSTER / "k8s" / f"{kind.lower()}.yaml")
-    assert document["apiVersion"] == "ray.io/v1"
     assert document["kind"] == kind
-    assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
-    assert _wrong(document["spec"], FIELDS[kind], "spec") == []
+    assert _kuberay_errors(document) == []
     cluster = _cluster(document)
     assert cluster["authOptions"] == {"mode": "token"}
     assert len(cluster["workerGroupSpecs"]) == 2
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_the_check_of_fields_notices():
-    (document,) = _documents(CLUSTER / "k8s" / "rayjob.yaml")
-    spec = document["spec"]
-    spec["backofLimit"] = 1
-    spec["ttlSecondsAfterFinished"] = "600"
-    spec["submissionMode"] = "Interactive"
-    spec["rayClusterSpec"]["workerGroupSpecs"][1]["rayStartParams"]["num-cpus"] = 8
-    assert len(_wrong(spec, JOB_FIELDS, "spec")) == 4
+# (place below spec, value or None to take it away, place and keyword of the error)
+MISTAKES = {
+    "RayCluster": [
+        ("enableInTreeAutoscalin", True, " additionalProperties"),
+        ("headGroupSpec.rayStartParam", {}, "headGroupSpec additionalProperties"),
+        ("workerGroupSpecs.1.minReplica", 0, "workerGroupSpecs.1 additionalProperties"),
+        ("enableInTreeAutoscaling", "true", "enableInTreeAutoscaling type"),
+        ("rayVersion", 2.6, "rayVersion type"),
+        ("workerGroupSpecs.0.minReplicas", -1, "workerGroupSpecs.0.minReplicas minimum"),
+        ("workerGroupSpecs.1.rayStartParams.num-cpus", 8, "workerGroupSpecs.1.rayStartParams.num-cpus type"),
+        ("workerGroupSpecs.0.resources", {"CPU": 8}, "workerGroupSpecs.0.resources.CPU type"),
+        ("headGroupSpec.resources", {"CPU": "0"}, "headGroupSpec not"),
+        ("authOptions.mode", "tokens", "authOptions.mode enum"),
+        ("autoscalerOptions.version", "2", "autoscalerOptions.version enum"),
+        ("autoscalerOptions.upscalingMode", "Slow", "autoscalerOptions.upscalingMode enum"),
+        ("upgradeStrategy", {"type": "Rolling"}, "upgradeStrategy.type enum"),
+        ("headGroupSpec", None, " required"),
+        ("workerGroupSpecs.0.template", None, "workerGroupSpecs.0 required"),
+        ("rayVersion", None, " required"),
+    ],
+    "RayJob": [
+        ("backofLimit", 1, " additionalProperties"),
+        ("rayClusterSpec.authOption", {}, "rayClusterSpec additionalProperties"),
+        ("ttlSecondsAfterFinished", "600", "ttlSecondsAfterFinished type"),
+        ("backoffLimit", 1.5, "backoffLimit type"),
+        ("activeDeadlineSeconds", 0, "activeDeadlineSeconds minimum"),
+        ("metadata", {"team": 3}, "metadata.team type"),
+        ("submissionMode", "Interactive", "submissionMode enum"),
+        ("submissionMode", "InteractiveMode", "backoffLimit maximum"),
+        ("shutdownAfterJobFinishes", False, "shutdownAfterJobFinishes const"),
+        ("rayClusterSpec", None, " anyOf"),
+        (
+            "rayClusterSpec.authOptions.enableK8sTokenAuth",
+            True,
+            "rayClusterSpec.authOptions.enableK8sTokenAuth const",
+        ),
+        ("deletionStrategy", {"onSuccess": {"policy": "DeleteCluster"}}, "deletionStrategy oneOf"),
+        (
+            "deletionStrategy",
+            {"onSuccess": {"policy": "Delete"}, "onFailure": {}},
+            "deletionStrategy.onSuccess.policy enum",
+        ),
+    ],
+    "RayCronJob": [
+        ("timezone", "Europe/Paris", " additionalProperties"),
+        ("timeZone", "", "timeZone minLength"),
+        ("schedule", "daily", "schedule pattern"),
+        ("jobTemplate.submissionMode", "K8s", "jobTemplate.submissionMode enum"),
+        ("jobTemplate.rayClusterSpec.suspended", True, "jobTemplate.rayClusterSpec additionalProperties"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value", "error"), [(kind, *mistake) for kind in KINDS for mistake in MISTAKES[kind]]
+)
+def test_kuberay_refuses(kind, place, value, error):
+    (document,) = _documents(CLUSTER / "k8s" / f"{kind.lower()}.yaml")
+    *parents, last = place.split(".")
+    at = document["spec"]
+    for name in parents:
+        at = at[int(name)] if name.isdigit() else at[name]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    assert _kuberay_errors(document) == [f"spec.{error}" if error[0] != " " else f"spec{error}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"apiVersion": "ray.io/v1alpha1"}, "apiVersion const"),
+        ({"kind": "RayClusters"}, "kind enum"),
+        ({"spec": None}, "spec type"),
+        ({"status": {}}, " additionalProperties"),
+        ({"metadata": {"name": "Aqa_1"}}, "metadata.name pattern"),
+    ],
+)
+def test_kuberay_refuses_outside_of_spec(change, error):
+    (document,) = _documents(CLUSTER / "k8s" / "raycluster.yaml")
+    assert error in _kuberay_errors(document | change)
 
 
 def test_all_three_describe_the_same_cluster():
@@ -250,6 +303,9 @@ def test_kubernetes_schemas():
             for group in _groups(document):
                 pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
                 kubernetes.validate(pod, version, strict=True)
+                pod["spec"]["containers"][0]["imag"] = "planted"
+                with pytest.raises(kubernetes.ValidationError, match="imag"):
+                    kubernetes.validate(pod, version, strict=True)
 
 
 # Images.
@@ -338,6 +394,7 @@ def test_compose_starts_two_closed_nodes():
         assert node["secrets"] == ["ray_token"]
         assert node["environment"]["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
         assert node["cap_drop"] == ["ALL"]
+        assert node["restart"] == "on-failure"
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
         for volume in service.get("volumes", []):

@@ -83,7 +83,10 @@ def test_help_answers_quickly():
 
 
 USAGE = [
-    (["trian"], r'Unknown command "trian"\. Did you mean "train"\?.*See `aqa --help`'),
+    (
+        ["trian"],
+        r'^error: command line: Unknown command "trian"\. Did you mean "train"\? See `aqa --help`\.$',
+    ),
     (["train", "pretrian"], r'Did you mean "pretrain"\?'),
     (
         ["train", "pretrain", "--store", "s", "--name", "n", "--epoch", "3"],

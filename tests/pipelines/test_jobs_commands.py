@@ -53,7 +53,10 @@ def test_needs_of_a_file(tmp_path):
         ([], "no command is given. Write it behind --"),
         (["--json"], "no command is given"),
         (["jobs", "list"], "`aqa jobs` is no job. Run it here"),
-        (["extrat", "--store", "s"], "`aqa extrat --store s`: Unknown command"),
+        (
+            ["extrat", "--store", "s"],
+            r'`aqa extrat --store s`: Unknown command "extrat"\. Did you mean "extract"\? See `aqa --help`',
+        ),
         (["extract", "--stor", "s"], "`aqa extract --stor s`: .*Unknown option"),
         ([*EXPERT, "--epochs", "many"], "epochs"),
         (["extract", "--help"], "`aqa extract --help` does nothing"),

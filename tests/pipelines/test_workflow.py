@@ -7,9 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -140,74 +138,3 @@ def test_metaflow_users_find_their_commands(tmp_path: Path) -> None:
     assert "=> pretrain, hp_mcore" in flow("show")
     assert "--until" in flow("run", "--help")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_argo_gets_the_same_graph(tmp_path: Path) -> None:
-    """Metaflow writes the template; it needs the Kubernetes package, and a store to put the code in."""
-    pytest.importorskip("kubernetes", reason="the export needs `pip install kubernetes`")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _ObjectStore) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "METAFLOW_HOME": str(tmp_path / "home"),
-            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://bucket/metaflow",
-            "METAFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "AWS_ACCESS_KEY_ID": "none",
-            "AWS_SECRET_ACCESS_KEY": "none",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        command = [sys.executable, "-m", "pipelines.workflow", "--quiet", "--no-pylint", "--datastore", "s3"]
-        command += ["argo-workflows", "create", "--only-json"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        server.shutdown()
-    assert done.returncode == 0, done.stderr
-    _check_template(json.loads(done.stdout))
-
-
-def _check_template(found: dict[str, Any]) -> None:
-    """The parts that Argo requires of a WorkflowTemplate, and our graph in them."""
-    assert (found["apiVersion"], found["kind"]) == ("argoproj.io/v1alpha1", "WorkflowTemplate")
-    assert re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", found["metadata"]["name"])
-    templates = {template["name"]: template for template in found["spec"]["templates"]}
-    tasks = {task["name"]: task for task in templates[found["spec"]["entrypoint"]]["dag"]["tasks"]}
-    names = {step: step for step in NEEDS} | {"import": "import-clips"}
-    for step, needs in NEEDS.items():
-        wanted = {f"{names[need]}.Succeeded" for need in needs} or {"start.Succeeded"}
-        assert set(tasks[names[step]]["depends"].split(" && ")) == wanted
-        template = templates[tasks[names[step]]["template"]]
-        assert template["container"]["image"]
-        assert template["retryStrategy"]["limit"] == 2
-    told = {parameter["name"] for parameter in found["spec"]["arguments"]["parameters"]}
-    assert {"folder", "manifest", "config", "from", "until"} <= told
-
-
-class _ObjectStore(BaseHTTPRequestHandler):
-    """As much of S3 as taking a file and forgetting it."""
-
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self, code: int) -> None:
-        self.send_response(code)
-        self.send_header("ETag", '"none"')
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_PUT(self) -> None:
-        if "chunked" in self.headers.get("Transfer-Encoding", ""):
-            while size := int(self.rfile.readline().partition(b";")[0], 16):
-                self.rfile.read(size + 2)
-            self.rfile.readline()
-        else:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer(200)
-
-    def do_GET(self) -> None:
-        self._answer(404)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *words: Any) -> None:
-        """Says nothing."""

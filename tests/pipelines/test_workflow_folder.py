@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from pipelines import errors, run_commands
+from pipelines.call import Call
 from pipelines.errors import ConfigError
+from pipelines.store import open_store
 from pipelines.workflow_folder import NEEDS, Workflow, before, open_workflow
 
 
@@ -57,3 +59,20 @@ def test_the_record_brings_back_the_workflow_but_no_password(
     assert open_workflow(tmp_path).config.tracking.uri == uri
     monkeypatch.delenv("AQA_TRACKING__URI")
     assert open_workflow(tmp_path).config.tracking.uri == "postgresql://***@db/mlflow"
+
+
+def test_input_that_cannot_be_read_is_refused_before_the_workflow_starts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_commands, "_run", lambda *_: pytest.fail("the workflow has started"))
+    (tmp_path / "wrong.csv").write_text("uri,split\na.mp4,maybe\n")
+    for given, kind, text in [
+        ({"manifest": Path("none.csv")}, errors.DataError, r"none\.csv: the file does not exist"),
+        ({"manifest": Path("wrong.csv")}, errors.DataError, "maybe"),
+        ({}, errors.StorageError, "there is no store here"),
+    ]:
+        with pytest.raises(kind, match=text):
+            run_commands.run(**given, folder=Path("flow"), call=Call())
+    open_store(tmp_path / "flow" / "store", create=True)
+    with pytest.raises(errors.DataError, match="the store holds no clips. Give a clips table"):
+        run_commands.run(folder=Path("flow"), call=Call())
+    assert not (tmp_path / "flow" / ".metaflow").exists()
