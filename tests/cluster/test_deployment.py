@@ -18,6 +18,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import kubernetes_validate as kubernetes
 import pytest
 import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
@@ -294,7 +295,6 @@ def test_pods_are_closed_and_share_one_storage():
 
 
 def test_kubernetes_schemas():
-    kubernetes = pytest.importorskip("kubernetes_validate")
     version = kubernetes.latest_version()
     for path in KUBERNETES:
         for document in _documents(path):
