@@ -136,8 +136,10 @@ def test_the_dive_itself_as_its_exemplar_leaves_the_score_as_it_is(diver, tmp_pa
     asked = Request(row["action_type"], row["difficulty"], exemplar=str(mine), exemplar_score=66.0)
     with VideoScorer(diver / "runs" / "dives", ExtractConfig()) as scorer:
         found = scorer.score(video_of(diver, row["clip_id"]), asked)
-        assert found.verdict.score == pytest.approx(66, abs=1e-3)  # the model is antisymmetric
-        assert np.abs([part.delta for part in found.verdict.parts]).max() < 1e-3
+        # The model is antisymmetric. Where it finds a procedure of no length, the exemplar's gets a frame,
+        # which is worth a few hundredths of a point.
+        assert found.verdict.score == pytest.approx(66, abs=0.05)
+        assert np.abs([part.delta for part in found.verdict.parts]).max() < 0.05
         again = scorer.score(video_of(diver, row["clip_id"]), Request(row["action_type"], row["difficulty"]))
         assert str(mine) not in [one.clip_id for one in again.verdict.exemplars]
         assert again.verdict.score == pytest.approx(row["predicted"], abs=1e-5)
