@@ -128,9 +128,16 @@ class Nodes:
             _ip("-n", self.name(number), "link", "set", "eth0", "up")
 
     def start_head(self) -> None:
+        """Starts the head, again if it ends itself: on a busy machine one of its processes may be late."""
         options = ["--head", "--port=6379", f"--node-ip-address={HEAD}", "--dashboard-host=0.0.0.0"]
         options += [f"--temp-dir={self.folder}", "--num-cpus=0", "--object-store-memory=100000000"]
-        self.exits.enter_context(ray_node.node(*options, prefix=self.inside(0)))
+        for _ in range(5):
+            head = self.exits.enter_context(ray_node.node(*options, prefix=self.inside(0)))
+            while head.poll() is None:
+                if self.count().stdout.strip() == "1":
+                    return
+                time.sleep(1)
+        raise AssertionError("the head ended itself five times")
 
     def start_worker(self, number: int) -> None:
         """Starts a node, again and again if it must be: on a busy machine some of its processes are late."""
@@ -191,17 +198,18 @@ class Nodes:
     def wait_for(self, alive: int) -> None:
         """Until the head knows that many living nodes; one after the other, or two would take one name."""
         deadline = time.monotonic() + PATIENCE_S
-        while True:
-            done = subprocess.run(
-                [*self.inside(0), sys.executable, "-c", COUNT, f"http://{HEAD}:8265", ray_node.TOKEN],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.stdout.strip() == str(alive):
-                return
+        while (done := self.count()).stdout.strip() != str(alive):
             assert time.monotonic() < deadline, done.stdout + done.stderr
             time.sleep(1)
+
+    def count(self) -> subprocess.CompletedProcess[str]:
+        """Asks the head how many nodes live."""
+        return subprocess.run(
+            [*self.inside(0), sys.executable, "-c", COUNT, f"http://{HEAD}:8265", ray_node.TOKEN],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def submitted(self, *command: str) -> str:
         """Submit a job and return its name."""
@@ -260,7 +268,6 @@ def nodes(waving) -> Iterator[Nodes]:
     with nodes.exits:
         nodes.add_networks()
         nodes.start_head()
-        nodes.wait_for(1)
         for number in WORKERS:
             nodes.start_worker(number)
             nodes.wait_for(1 + number)
