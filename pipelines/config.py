@@ -466,7 +466,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "nonexpert_US": {**_LINEAR, "encoder_start": "pretrained", "model.finetune_encoder": True},
         "best": {
             **_ANGLES,
-            "epochs": 12,
+            "epochs": 20,
             "batch_size": 32,
             "model.head": "linear",
             "model.pooling": "mean_max",
@@ -476,7 +476,7 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "encoder_units": 32,
             "encoder_rate": 1.0,
             "feature_dropout": 0.3,
-            "input_dropout": 0.2,
+            "input_dropout": 0.1,
             "mirror": True,
             "loss": "huber",
             "ranking_weight": 1.0,
