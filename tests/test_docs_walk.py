@@ -84,13 +84,15 @@ decoder_units = 8
 pace_units = 8
 discriminator_units = 4
 [expert]
-epochs = 2
+epochs = 60
 action_types = ["Es1"]
-encoder_units = 8
+encoder_units = 16
+[expert.optimizer]
+learning_rate = 3e-3
 [expert.sequence]
 skeleton = "c15"
 [expert.model]
-lstm_units = 8
+lstm_units = 16
 branch_channels = 4
 [hp_mcore]
 epochs = 1
