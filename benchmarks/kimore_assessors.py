@@ -279,7 +279,7 @@ def main() -> None:
             partial.replace(file)
         done.setdefault(protocol, []).append(json.loads(file.read_text()))
     told: dict[str, Any] = {
-        "command": vars(arguments) | {k: str(vars(arguments)[k]) for k in ("data", "work", "out")}
+        "command": vars(arguments) | {k: Path(vars(arguments)[k] or "").name for k in ("data", "work", "out")}
     }
     for protocol, splits in done.items():
         told[protocol] = {}
