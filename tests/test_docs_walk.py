@@ -66,6 +66,9 @@ FILLED = {
     r"--trials 20": "--trials 2",
     r"--action-type Es5": "--action-type Es1",
     r"spearman>=0.5": "spearman>=-1",
+    r"(?<=table[12] )--data(?!.*--recognition-only)": "--rows floor_median --data",
+    r"(?<=table3 )--data": "--rows floor_majority --data",
+    r"--recognition-only": "--recognition-only --rows random_encoder --change expert.epochs=1",
 }
 BEFORE = {
     "data import coco": ["store export store --kind coco --out coco"],
@@ -99,7 +102,6 @@ epochs = 1
 [evaluate]
 bootstrap = 100
 [experiment]
-rows = ["floor_median", "floor_majority"]
 max_splits = 1
 """
 
