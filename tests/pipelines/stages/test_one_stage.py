@@ -134,6 +134,7 @@ def decoded_row(name: str, pictures: np.ndarray, size: tuple[int, int]) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_batches_across_clips_change_nothing_and_rejected_clips_pass_through(weights):
     model = one_stage.find_one_stage_model(RTMO, weights(RTMO))
     network = one_stage.OneStageNetwork(model, "cpu")

@@ -89,7 +89,7 @@ def estimate(model: pose.PoseModel, network: pose.PoseNetwork, rows: pa.Table, b
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
-@pytest.mark.parametrize("name", [RTMPOSE, HRNET, pose.SHIPPED])
+@pytest.mark.parametrize("name", [RTMPOSE, pytest.param(HRNET, marks=pytest.mark.slow), pose.SHIPPED])
 def test_equals_mmpose_inference(name, flip_test, weights):
     model = pose.find_pose_model(name, None if name == pose.SHIPPED else weights(name))
     network = pose.PoseNetwork(model, "cpu", flip_test=flip_test)
