@@ -61,9 +61,8 @@ def evaluate_tables(
 
     def make() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         expert = expert_of(tensors, description["expert"])
-        performances = make_performances(
-            motions, description["rate_hz"], description.get("repetitions", False)
-        )
+        marked = description.get("repetitions", False)
+        performances = make_performances(motions, description["rate_hz"], marked)
         alone = expert.predict(performances)
         found = {"kind": "angles", **results(motions, alone, wanted, config)}
         if config.pool_people:

@@ -70,9 +70,8 @@ def fit(
             f"{list(config.action_types) or 'any name'}, at least {FEWEST_SUBJECTS} are needed",
             f"action types there are: {', '.join(kinds)}",
         )
-    make_performances(
-        motions, config.rate_hz, config.repetitions
-    )  # refuses unusable clips before the run folder is made
+    # Refuses unusable clips before the run folder is made.
+    make_performances(motions, config.rate_hz, config.repetitions)
     job = Job(
         phase="angles",
         worker=train_worker,

@@ -53,11 +53,11 @@ def frames_of(motion: Motion, rate_hz: float, frames: int) -> tuple[tuple[int, i
     Args:
         motion: of the clip.
         rate_hz: of the clock.
-        frames: how many the clip has on it; what would lie behind the last one is cut, an empty one left out.
+        frames: how many the clip has on it; what lies before or behind them is cut, an empty one left out.
     """
     begin = motion.time_s[0]
     spans = (
-        (round((start - begin) * rate_hz), min(frames, round((end - begin) * rate_hz) + 1))
+        (max(0, round((start - begin) * rate_hz)), min(frames, round((end - begin) * rate_hz) + 1))
         for start, end, _ in motion.repetitions
     )
     return tuple((first, end) for first, end in spans if first < end)

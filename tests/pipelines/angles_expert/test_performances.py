@@ -59,7 +59,7 @@ def test_marked_repetitions_become_frames(waving_tables):
     late = replace(
         motion,
         time_s=motion.time_s + 2.0,
-        repetitions=((2.0, 2.5, ""), (2.5, 3.0, ""), (3.0, 999.0, "1"), (998.0, 999.0, "")),
+        repetitions=((0.0, 1.5, ""), (0.0, 2.5, ""), (2.5, 3.0, ""), (3.0, 999.0, "1"), (998.0, 999.0, "")),
     )
     performance = make_performances([late], 10.0, True)[0]
     assert performance.repetitions == ((0, 6), (5, 11), (10, len(performance.channels)))
