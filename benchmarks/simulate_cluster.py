@@ -12,11 +12,13 @@ logical processors and GPUs are those of all nodes: 64 real Ray nodes do not fit
 what nodes cost beside their workers (heartbeats, the way of pixels over a network) is not in it; the
 workers, as processes, and every message to and from them are.
 
-A node has one GPU (a network takes 1/--gpu-speed of the measured seconds there) and --cpus cores. The ideal
-rate is that of the slower pool if no worker ever waits. Told: the rate between the 10th and the 90th
-percentile of the clips against the ideal, the same for the whole run with its begin and end, and what of the
-time the driver and Ray's own processes worked (control plane). --scale makes all services shorter, to find
-where the driver becomes the limit.
+A node has one GPU (a network takes 1/--gpu-speed of the measured seconds there) and --cpus cores. Each clip
+leaves its decoder as a block of its own, as one with pixels would, and the network takes as many clips per
+call as in `aqa extract`. The ideal rate is that of all GPUs (or cores) if none ever waits. Told: the rate
+in a window in the middle of the run against the ideal, the same for the whole run with its begin and end, and
+what of the time the driver and Ray's own processes worked (control plane). Before the window the workers
+start, which takes this machine's cores minutes; after it the decoders, which without pixels may run far
+ahead, end all at once. --scale makes all services shorter or longer.
 """
 
 from __future__ import annotations
@@ -40,11 +42,13 @@ from pipelines.config import ExtractConfig
 from pipelines.plan import find_work
 from pipelines.pools import Cost, Sizes, best_sizes
 from pipelines.schema import CLIPS, POSE_PARTS, POSES, empty_row
+from pipelines.stages import base
 from pipelines.stream import stream
 from pipelines.table import Table
 
 TICKS = os.sysconf("SC_CLK_TCK")
 CONTROL = ("raylet", "gcs_server")
+BLOCK_BYTES = 16 << 10  # less than a clip's stand-in for pixels, more than the poses of a call
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class SleepingStage:
                 schema=POSE_PARTS,
             )  # fmt: skip
         else:
-            yield rows
+            yield rows.append_column("pixels", pa.array([bytes(2 * BLOCK_BYTES)] * rows.num_rows))
 
 
 class DecodeSleep(SleepingStage):
@@ -98,6 +102,7 @@ def main() -> None:
     second.add_argument("--cpus", type=int, default=4)
     second.add_argument("--gpu-speed", type=float, default=1.0)
     second.add_argument("--clips-each", type=int, default=20, help="per network")
+    second.add_argument("--window", type=float, nargs=2, default=[0.3, 0.75], help="which share of the clips")
     second.add_argument("--scale", type=float, nargs="+", default=[1.0])
     second.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -162,7 +167,7 @@ def simulate(
     """
     frames = (1,) * len(decode)
     sizes = best_sizes(given.cpus * given.nodes, given.nodes, Cost(frames, sum(decode), sum(network), 0.0, 0))
-    ideal = min(sizes.decode * len(decode) / sum(decode), sizes.network * len(network) / sum(network))
+    ideal = min(given.cpus * given.nodes / sum(decode), given.nodes / sum(network)) * len(network)
     count = sizes.network * given.clips_each
     work: Any = SimpleNamespace(
         decode=DecodeSleep(decode, last=False), on_gpu=lambda use_gpu: SleepingStage(network, last=True)
@@ -170,6 +175,8 @@ def simulate(
     # Many processes begin at once here, which on as many machines as they are for would not be so.
     os.environ |= {"RAY_worker_register_timeout_seconds": "900", "RAY_prestart_worker_first_driver": "0"}
     os.environ |= {"RAY_worker_maximum_startup_concurrency": str(os.cpu_count())}
+    base.BLOCK_BYTES = BLOCK_BYTES
+    first, last = (int(share * count) for share in given.window)
     came: list[float] = []
     with tempfile.TemporaryDirectory() as folder, connect(num_cpus=sizes.decode + sizes.network):
         here = Sizes(sizes.decode, sizes.network, sizes.decode + sizes.network, 0)
@@ -179,20 +186,20 @@ def simulate(
             collector = Collector(table, writer, lambda rows: rows.select(POSES.names))
 
             def note(line: str) -> None:
+                if "lost" in line:
+                    print(line)
                 came.extend([time.monotonic()] * (collector.counts["clips"] - len(came)))
-                if len(came) >= count // 10 and not before:
+                if len(came) >= first and not before:
                     before.update(_control_seconds())
-                if len(came) >= 9 * count // 10 and not after:
+                if len(came) >= last and not after:
                     after.update(_control_seconds())
 
             before: dict[str, float] = {}
             after: dict[str, float] = {}
-            config = ExtractConfig(clips_per_call=1)
-            stream(planned, work, here, config, collector, note)
+            stream(planned, work, here, ExtractConfig(), collector, note)
             collector.commit()
         rows = table.read(columns=["clip_id"]).num_rows
     assert rows == count
-    first, last = count // 10, 9 * count // 10 - 1
     window = came[last] - came[first]
     steady, whole = (last - first) / window, count / (came[-1] - came[0] + sum(network) / len(network))
     return {
@@ -200,6 +207,7 @@ def simulate(
         "networks": sizes.network,
         "clips": count,
         "ideal_clips_per_s": round(ideal, 2),
+        "window": given.window,
         "steady_clips_per_s": round(steady, 2),
         "steady_share_of_ideal": round(steady / ideal, 3),
         "whole_share_of_ideal": round(whole / ideal, 3),

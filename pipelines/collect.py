@@ -46,6 +46,7 @@ class Collector:
         self.finished: set[str] = set()  # clip ids
         self._open: dict[str, list[pa.Table]] = defaultdict(list)
         self._ready: list[pa.Table] = []
+        self._bytes = 0  # of what is ready; counting anew with each row would grow with its square
         self._started = self._committed = time.monotonic()
         self._cost = 0.0
 
@@ -81,7 +82,7 @@ class Collector:
         started = time.monotonic()
         if self._ready:
             rows = pa.concat_tables(self._ready)
-            self._ready = []
+            self._ready, self._bytes = [], 0
             self.writer.commit([self.table.write_file(rows)])
         self._committed = time.monotonic()
         self._cost = self._committed - started
@@ -89,6 +90,7 @@ class Collector:
     def _take(self, rows: pa.Table) -> None:
         rows = self.finish(rows)
         self._ready.append(rows)
+        self._bytes += rows.nbytes
         names = set(rows.column("clip_id").to_pylist())
         self.finished |= names
         self.counts["clips"] += len(names)
@@ -98,7 +100,7 @@ class Collector:
     def _due(self) -> bool:
         now = time.monotonic()
         wait = min(MAX_SECONDS, max(MIN_SECONDS, 0.01 * (now - self._started), 50 * self._cost))
-        return now - self._committed > wait or sum(rows.nbytes for rows in self._ready) > MAX_BYTES
+        return now - self._committed > wait or self._bytes > MAX_BYTES
 
 
 def join_people(parts: list[pa.Table], people: int) -> pa.Table | None:

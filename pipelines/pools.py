@@ -13,6 +13,9 @@ import pyarrow as pa
 
 PROBE_CLIPS = 20
 _PREFER_FEWER = 0.97  # more workers than needed cost memory, a start and cache
+# Decoders also wait for their blocks to be taken, .9 of their time is left with short clips; and no GPU may
+# wait for them (benchmarks/simulate_cluster.py: .90 of the ideal without this reserve).
+_DECODERS_BUSY = 0.8
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,12 @@ def _rate(workers: int, seconds: float) -> float:
 
 
 def best_sizes(cpus: int, gpus: int, cost: Cost) -> Sizes:
-    """Fewest workers that come within 3 % of the best rate."""
-    networks = range(1, (gpus or cpus) + 1)
-    choices = [Sizes(d, n, cpus, gpus) for d in range(1, cpus + 1) for n in networks]
+    """Workers for the best rate: without GPUs the fewest within 3 % of it, else all GPUs that can be fed."""
+    if gpus:
+        decoders_per_network = cost.decode_s / max(1e-9, cost.network_s)
+        decode = min(cpus, max(1, math.ceil(gpus * decoders_per_network / _DECODERS_BUSY)))
+        return Sizes(decode, min(gpus, max(1, math.ceil(decode / max(1e-9, decoders_per_network)))), cpus, gpus)
+    choices = [Sizes(d, n, cpus, 0) for d in range(1, cpus + 1) for n in range(1, cpus + 1)]
     best = max(frames_per_s(sizes, cost) for sizes in choices)
     good = [sizes for sizes in choices if frames_per_s(sizes, cost) >= _PREFER_FEWER * best]
     return min(good, key=lambda sizes: (sizes.decode + sizes.network, -frames_per_s(sizes, cost)))

@@ -117,7 +117,8 @@ def run_pools(plan: pa.Table, pools: list[Pool], rows_per_block: int) -> Iterato
 
     _context(preserve_order=False)
     blocks = [plan.slice(start, rows_per_block) for start in range(0, plan.num_rows, rows_per_block)]
-    dataset = ray.data.from_arrow(blocks)
+    # `from_arrow` would start a task per block, and for those tasks a worker on every core of the cluster.
+    dataset = ray.data.from_blocks(blocks)
     for pool in pools:
         dataset = dataset.map_batches(
             _Actor,
@@ -166,7 +167,7 @@ def stream_in_order(plan: pa.Table, stage: Stage, workers: int, rows_per_task: i
     # Trainers may hold every processor; tasks that asked for one of their own would wait for ever.
     free = ray.available_resources().get("CPU", 0)
     blocks = [plan.slice(start, rows_per_task) for start in range(0, plan.num_rows, rows_per_task)]
-    dataset = ray.data.from_arrow(blocks).map_batches(
+    dataset = ray.data.from_blocks(blocks).map_batches(
         lambda rows: stage.process(stage.setup(), rows),
         batch_size=None,
         batch_format="pyarrow",

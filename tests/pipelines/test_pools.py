@@ -26,12 +26,19 @@ def test_the_slowest_part_gives_the_rate(sizes: Sizes, rate: float):
     assert frames_per_s(sizes, COST) == pytest.approx(rate)
 
 
-def test_best_sizes_are_the_fewest_that_reach_the_best_rate():
+def test_on_cores_the_best_sizes_are_the_fewest_that_reach_the_best_rate():
     assert best_sizes(4, 0, COST) == Sizes(1, 3, 4, 0)  # 1 : 3 of the work, all four cores busy
     assert best_sizes(2, 0, COST) == Sizes(1, 2, 2, 0)  # 500 frames/s need more than one network
+
+
+def test_decoders_have_a_fifth_of_their_time_to_spare_so_that_no_gpu_waits():
     assert best_sizes(16, 1, COST) == Sizes(1, 1, 16, 1)
+    assert best_sizes(256, 64, COST) == Sizes(27, 64, 256, 64)  # a third of 64 would do, if they never waited
     dear = Cost((100,) * 10, decode_s=12.0, network_s=1.0, start_s=0.0, bytes=0)
-    assert best_sizes(16, 1, dear) == Sizes(12, 1, 16, 1)
+    assert best_sizes(16, 1, dear) == Sizes(15, 1, 16, 1)
+    assert best_sizes(24, 8, dear) == Sizes(24, 2, 24, 8)  # the cores feed two GPUs, not eight
+    free = Cost((100,) * 10, decode_s=0.0, network_s=1.0, start_s=0.0, bytes=0)
+    assert best_sizes(16, 4, free) == Sizes(1, 4, 16, 4)
 
 
 def test_the_probe_covers_cheap_and_dear_clips():
