@@ -90,9 +90,9 @@ def _rate(workers: int, seconds: float) -> float:
 def best_sizes(cpus: int, gpus: int, cost: Cost) -> Sizes:
     """Workers for the best rate: without GPUs the fewest within 3 % of it, else all GPUs that can be fed."""
     if gpus:
-        decoders_per_network = cost.decode_s / max(1e-9, cost.network_s)
-        decode = min(cpus, max(1, math.ceil(gpus * decoders_per_network / _DECODERS_BUSY)))
-        return Sizes(decode, min(gpus, max(1, math.ceil(decode / max(1e-9, decoders_per_network)))), cpus, gpus)
+        each = max(1e-9, cost.decode_s) / max(1e-9, cost.network_s)  # decoders that one network keeps busy
+        decode = min(cpus, max(1, math.ceil(gpus * each / _DECODERS_BUSY)))
+        return Sizes(decode, min(gpus, max(1, math.ceil(decode / each))), cpus, gpus)
     choices = [Sizes(d, n, cpus, 0) for d in range(1, cpus + 1) for n in range(1, cpus + 1)]
     best = max(frames_per_s(sizes, cost) for sizes in choices)
     good = [sizes for sizes in choices if frames_per_s(sizes, cost) >= _PREFER_FEWER * best]
