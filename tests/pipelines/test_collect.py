@@ -107,3 +107,16 @@ def test_segments_of_parts_are_put_one_behind_the_other():
     assert joined.column("segment_start").to_pylist() == [[0, 16, 32]]
     assert joined.column("num_segments").to_pylist() == [3]
     assert joined.column("features").to_pylist() == [[0.0, 16.0, 32.0]]
+
+
+def test_much_that_waits_is_committed_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clips = [part(str(number), 0, range(3), True) for number in range(7)]
+    row_bytes = clips[0].select(POSES.names).nbytes
+    monkeypatch.setattr(collect, "MAX_BYTES", 2.5 * row_bytes)  # passed by three rows
+    table, visible = Table(tmp_path / "table", POSES), []
+    with table.writer() as writer:
+        collector = collect.Collector(table, writer, lambda rows: rows.select(POSES.names))
+        for rows in clips:
+            collector.add(rows)
+            visible.append(table.read().num_rows)
+    assert visible == [0, 0, 3, 3, 3, 6, 6]
