@@ -35,7 +35,7 @@ from pipelines.run_commands import run, run_step_app
 from pipelines.score_commands import score
 from pipelines.serve_commands import serve
 from pipelines.store_commands import store_app
-from pipelines.terminate import TERMINATED, TOLD, Terminated, leave, terminable
+from pipelines.terminate import TERMINATED, TOLD, leave, terminable, terminated
 from pipelines.tracking_commands import tracking_app
 from pipelines.train_commands import train_app
 from pipelines.tune_commands import tune_app
@@ -232,9 +232,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Terminated:
-        return _fail("Terminated", ("aqa", TOLD.removeprefix("aqa: "), ""), TERMINATED, TOLD, as_json)
     except KeyboardInterrupt:
+        if terminated():
+            return _fail("Terminated", ("aqa", TOLD.removeprefix("aqa: "), ""), TERMINATED, TOLD, as_json)
         cause = "interrupted; the same command resumes where it stopped"
         return _fail("Interrupted", ("aqa", cause, ""), INTERRUPTED, f"aqa: {cause}", as_json)
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes a text

@@ -79,6 +79,12 @@ class Training:
 
     def note_validation(self, value: float) -> None:
         """Keeps a copy of the weights if this epoch is the best so far."""
+        if not math.isfinite(value):
+            raise DataError(
+                f"epoch {self.epoch}, validation clips",
+                "the loss is not finite",
+                "lower optimizer.learning_rate, or look for broken keypoints in these clips",
+            )
         if value < self.best_value:
             self.best_epoch, self.best_value, self.best = self.epoch, value, self._weights()
 
@@ -132,7 +138,7 @@ def run_epochs(
         report: called with each epoch's metrics by every worker; true, to all of them, ends the training.
 
     Raises:
-        DataError: a loss or gradient is not finite; names epoch and clips.
+        DataError: a loss or gradient is not finite, in training or validation; names epoch and clips.
         ConfigError: more workers than clips in a batch.
     """
     rank, world = _place()

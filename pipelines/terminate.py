@@ -20,13 +20,9 @@ TERMINATED = 128 + signal.SIGTERM
 TOLD = "aqa: terminated; the same command resumes where it stopped"
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raises Terminated in the block when SIGTERM comes, and ends the process if it still runs 1.5 s later.
+    """Raises KeyboardInterrupt in the block when SIGTERM comes; 1.5 s later it ends the process.
 
     Does nothing in a thread other than the first: only that one gets signals.
     """
@@ -38,6 +34,11 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def terminated() -> bool:
+    """Whether SIGTERM has come. A kind of KeyboardInterrupt could not tell: Ray makes a plain one of it."""
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 def leave() -> None:
@@ -52,7 +53,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     cut = threading.Timer(GRACE_S, _end)
     cut.daemon = True
     cut.start()
-    raise Terminated
+    raise KeyboardInterrupt
 
 
 def _end() -> None:

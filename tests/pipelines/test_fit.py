@@ -305,6 +305,12 @@ def test_broken_numbers_stop_the_run_naming_epoch_and_clips(waving_tables, pretr
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_a_validation_that_breaks_stops_the_run_too(waving_tables, pretrained, tmp_path):
+    wild = scoring(batch_size=16, optimizer=OptimizerConfig(learning_rate=1e30))  # one step an epoch
+    with pytest.raises(DataError, match="epoch 0, validation clips: the loss is not finite"):
+        fit.train_expert(*waving_tables, wild, tmp_path / "run", pretrained, {})
+
+
 def test_scores_that_cannot_be_learned_are_refused(waving_tables, pretrained, tmp_path):
     clips = with_values(waving_tables[0], "score", lambda r: 5.0)
     with pytest.raises(DataError, match="action type 'wave': has 16 training scores, all of one value"):

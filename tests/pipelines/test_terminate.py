@@ -182,6 +182,8 @@ def test_an_interrupted_training_in_ray_has_not_succeeded(tmp_path, waving_table
     (tmp_path / "small.toml").write_text(SMALL)
     fill(tmp_path / "waves", *waving_tables)
     train = ("train", "pretrain", "--store", "waves", "--name", "base", "--num-workers", "2")
+    # A shell starts what it puts in the background with Ctrl-C ignored, and children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     Command(tmp_path, *train).end_when(lambda: trained(tmp_path, "base") >= 3, signal.SIGINT)
     assert not (tmp_path / "runs" / "base" / "summary.json").exists()
 
