@@ -31,6 +31,7 @@ RAY_SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE",  # see docs/decisions.md
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_agent_register_timeout_ms": "120000",  # its 15 s end the start of a node on a busy machine
+    "RAY_get_check_signal_interval_milliseconds": "200",  # how late SIGTERM is noticed, else 1 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how late the end of a training is seen
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more; our checkpoints need no warning
 }
