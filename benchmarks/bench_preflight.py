@@ -45,11 +45,7 @@ def measure(runs: int) -> dict[str, Any]:
     look, command = [], []
     try:
         with nodes.exits:
-            nodes.add_networks()
-            nodes.start_head()
-            for number in WORKERS:
-                nodes.start_worker(number)
-                nodes.wait_for(1 + number)
+            nodes.start()
             time.sleep(QUIET_S)
             load = os.getloadavg()[0]
             for _ in range(runs):

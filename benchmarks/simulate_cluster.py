@@ -101,7 +101,7 @@ def main() -> None:
     second.add_argument("--nodes", type=int, default=64)
     second.add_argument("--cpus", type=int, default=4)
     second.add_argument("--gpu-speed", type=float, default=1.0)
-    second.add_argument("--clips-each", type=int, default=20, help="per network")
+    second.add_argument("--clips-each", type=int, default=400, help="per network")
     second.add_argument("--window", type=float, nargs=2, default=[0.3, 0.75], help="which share of the clips")
     second.add_argument("--scale", type=float, nargs="+", default=[1.0])
     second.add_argument("--out", type=Path)

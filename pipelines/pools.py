@@ -13,8 +13,7 @@ import pyarrow as pa
 
 PROBE_CLIPS = 20
 _PREFER_FEWER = 0.97  # more workers than needed cost memory, a start and cache
-# Decoders also wait for their blocks to be taken, .9 of their time is left with short clips; and no GPU may
-# wait for them (benchmarks/simulate_cluster.py: .90 of the ideal without this reserve).
+# Decoders also wait until their blocks are taken, and no GPU may wait for them.
 _DECODERS_BUSY = 0.8
 
 

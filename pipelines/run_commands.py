@@ -213,6 +213,7 @@ def _run(flow: Workflow, told: dict[str, str]) -> int:
         "METAFLOW_CARD_LOCALROOT": str(home / "mf.cards"),
         "METAFLOW_DEFAULT_DATASTORE": "local",
         "METAFLOW_DEFAULT_METADATA": "local",
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(home / "matplotlib")),  # its list of fonts
     }
     from pipelines import workflow
 

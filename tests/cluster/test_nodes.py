@@ -127,6 +127,14 @@ class Nodes:
             _ip("-n", self.name(number), "addr", "add", f"10.77.0.1{number}/24", "dev", "eth0")
             _ip("-n", self.name(number), "link", "set", "eth0", "up")
 
+    def start(self) -> None:
+        """The networks, the head, and both workers."""
+        self.add_networks()
+        self.start_head()
+        for number in WORKERS:
+            self.start_worker(number)
+            self.wait_for(1 + number)
+
     def start_head(self) -> None:
         """Starts the head, again if it ends itself: on a busy machine one of its processes may be late."""
         options = ["--head", "--port=6379", f"--node-ip-address={HEAD}", "--dashboard-host=0.0.0.0"]
@@ -266,11 +274,7 @@ def nodes(waving) -> Iterator[Nodes]:
         writer.commit([table.write_file(poses)])
     nodes = Nodes(folder)
     with nodes.exits:
-        nodes.add_networks()
-        nodes.start_head()
-        for number in WORKERS:
-            nodes.start_worker(number)
-            nodes.wait_for(1 + number)
+        nodes.start()
         yield nodes
     shutil.rmtree(folder, ignore_errors=True)
 

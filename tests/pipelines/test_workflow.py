@@ -75,7 +75,7 @@ def test_killed_in_each_step_no_finished_step_is_repeated(waving_folder: Path) -
     assert sorted(ended) == sorted([*NEEDS, "end"])
     assert len(_history(waving_folder, "begin")) > len(NEEDS)
     assert json.loads(out)["metrics"]["expert"]["n"] == 8
-    assert not list((waving_folder.parent / "home").glob(".metaflow*"))  # matplotlib has its fonts there
+    assert not (waving_folder.parent / "home").exists()
     _same_as_undisturbed(waving_folder)
 
 
@@ -137,4 +137,5 @@ def test_metaflow_users_find_their_commands(tmp_path: Path) -> None:
 
     assert "=> pretrain, hp_mcore" in flow("show")
     assert "--until" in flow("run", "--help")
-    assert [path.name for path in tmp_path.iterdir()] in ([], [".metaflow"])
+    made = [path.name for path in tmp_path.rglob("*")]
+    assert made in ([], [".metaflow"])  # Metaflow makes this folder unless one above has it; it stays empty
